@@ -1,0 +1,363 @@
+/**
+ * PostgreSQL behind the {@link Database} port, and the only file that imports `pg`.
+ *
+ * A transaction is: take a connection, BEGIN, the caller's statements, COMMIT. What matters is what is known when it
+ * goes wrong, and there are only three answers: PostgreSQL refused a statement (its error passes through, rolled back);
+ * the connection ended before COMMIT was sent (DatabaseUnavailable: nothing happened); it ended after (CommitUnknown:
+ * read back). Connections are pipelined: statements issued without waiting for each other share a round trip.
+ */
+
+import pg from 'pg'
+import type { BaseLogger } from 'pino'
+import {
+  type ArrayParam,
+  CommitUnknown,
+  type Database,
+  DatabaseUnavailable,
+  type Param,
+  type Tx,
+} from '../ports/database.ts'
+
+/** Where PostgreSQL is: a `postgres://` URL, or a host, which may be the folder of a unix socket. */
+export type Connection =
+  | { readonly connectionString: string }
+  | {
+      readonly host: string
+      readonly port?: number
+      readonly user: string
+      readonly password: string
+      readonly database: string
+    }
+
+export interface DatabaseOptions {
+  readonly connection: Connection
+  /** Connections held at most. */
+  readonly poolSize: number
+  readonly logger: Pick<BaseLogger, 'info' | 'warn'>
+}
+
+/** Opens a pool. Connects on first use, so this cannot fail; {@link checkDurability} is the natural first use. */
+export function openDatabase(options: DatabaseOptions): Database {
+  return new PostgresDatabase(options)
+}
+
+const connectTimeoutMs = 5_000
+const statementTimeoutMs = 30_000
+const idleConnectionMs = 300_000
+const maxTexts = 1_000
+const applicationName = 'countersign'
+const begin = 'begin isolation level read committed'
+
+class PostgresDatabase implements Database {
+  readonly #pool: pg.Pool
+  readonly #logger: DatabaseOptions['logger']
+  readonly #names = new Map<string, string>()
+  readonly #unfit = new WeakSet<pg.ClientBase>() // connections that must not be used again
+  #down = false
+  #closing: Promise<void> | undefined
+
+  constructor({ connection, poolSize, logger }: DatabaseOptions) {
+    this.#logger = logger
+    this.#pool = new pg.Pool({
+      ...connection,
+      max: poolSize,
+      application_name: applicationName,
+      connectionTimeoutMillis: connectTimeoutMs, // covers the wait for a free connection, too
+      idleTimeoutMillis: idleConnectionMs,
+      statement_timeout: statementTimeoutMs,
+      idle_in_transaction_session_timeout: statementTimeoutMs,
+      // The server's own timeouts do not reach us over a dead network path. Then this one destroys the connection.
+      query_timeout: statementTimeoutMs + 5_000,
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 10_000,
+      pipeline: true,
+      types: { getTypeParser },
+    })
+    // An error event without a listener ends the process. The pool listens to idle clients only; so each client gets
+    // a listener for life.
+    this.#pool.on('connect', (client) => {
+      client.on('error', () => this.#unfit.add(client))
+      if (this.#down) this.#logger.info('database.back')
+      this.#down = false
+    })
+    this.#pool.on('error', (error) => this.#noteLoss(error))
+  }
+
+  async query<Row>(text: string, params?: readonly Param[]): Promise<Row[]> {
+    const client = await this.#connect()
+    // The statement commits by itself, so once it is on its way only one that cannot write is certain to have done
+    // nothing. (A `select` that calls a writing function is not: it belongs in a transaction.)
+    const Lost = /^\s*select\b/i.test(text) ? DatabaseUnavailable : CommitUnknown
+    try {
+      const result = await this.#unlessLost(this.#send(client, text, params), client, Lost)
+      return result.rows as Row[]
+    } finally {
+      client.release(this.#unfit.has(client))
+    }
+  }
+
+  async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    const client = await this.#connect()
+    const begun = this.#begin(client)
+    let open = true
+    const tx: Tx = {
+      query: async <Row>(text: string, params?: readonly Param[]) => {
+        if (!open) throw new TypeError('a statement was sent after its transaction had ended')
+        const sent = this.#unlessLost(this.#send(client, text, params), client, DatabaseUnavailable)
+        const [, result] = await Promise.all([begun, sent])
+        return result.rows as Row[]
+      },
+    }
+    try {
+      const result = await work(tx)
+      await begun
+      open = false
+      if (this.#unfit.has(client)) throw new DatabaseUnavailable('the connection was lost before COMMIT')
+      const { command } = await this.#unlessLost(client.query('commit'), client, CommitUnknown)
+      // PostgreSQL answers COMMIT with ROLLBACK, and no error, when a statement failed and `work` went on regardless.
+      if (command !== 'COMMIT') throw new TypeError('rolled back: a statement failed and its error was swallowed')
+      client.release()
+      return result
+    } catch (error) {
+      open = false
+      await client.query('rollback').catch(() => this.#unfit.add(client))
+      client.release(this.#unfit.has(client))
+      throw error
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#pool.end()
+    return this.#closing
+  }
+
+  async #connect(): Promise<pg.PoolClient> {
+    try {
+      return await this.#pool.connect()
+    } catch (error) {
+      this.#noteLoss(error)
+      throw new DatabaseUnavailable('no connection to PostgreSQL could be had', { cause: error })
+    }
+  }
+
+  /** BEGIN is sent and not waited for: it shares a round trip with the first statement. Should PostgreSQL refuse it (a
+   *  cancel can hit it), that statement has run outside any transaction, and only reading back tells what it did. */
+  #begin(client: pg.PoolClient): Promise<unknown> {
+    const begun = this.#unlessLost(client.query(begin), client, DatabaseUnavailable).catch((error: unknown) => {
+      if (error instanceof DatabaseUnavailable) throw error
+      throw new CommitUnknown('BEGIN was refused after the first statement was sent', { cause: error })
+    })
+    begun.catch(() => {}) // whoever waits for the first statement, or for COMMIT, hears of it
+    return begun
+  }
+
+  /** Each text becomes one named statement, parsed and planned once per connection. */
+  #send(client: pg.PoolClient, text: string, params: readonly Param[] = []): Promise<pg.QueryResult> {
+    let name = this.#names.get(text)
+    if (name === undefined) {
+      if (this.#names.size >= maxTexts) throw new TypeError(`more than ${maxTexts} texts: a text must be a constant`)
+      name = `s${this.#names.size}`
+      this.#names.set(text, name)
+    }
+    return client.query({ name, text, values: params.map(encodeParam) })
+  }
+
+  /** Passes PostgreSQL's answer on, errors included; turns the end of the connection into `Lost`. */
+  async #unlessLost<T>(
+    answer: Promise<T>,
+    client: pg.PoolClient,
+    Lost: typeof CommitUnknown | typeof DatabaseUnavailable,
+  ) {
+    try {
+      return await answer
+    } catch (error) {
+      if (spoilsConnection(error)) this.#unfit.add(client)
+      if (!endsConnection(error)) throw error
+      this.#unfit.add(client)
+      this.#noteLoss(error)
+      throw new Lost('the connection to PostgreSQL was lost', { cause: error })
+    }
+  }
+
+  /** Logs that the database went away, once until it is back. */
+  #noteLoss(error: unknown) {
+    if (!this.#down && !this.#closing) this.#logger.warn({ err: error }, 'database.lost')
+    this.#down = true
+  }
+}
+
+/** Whether this rejection by pg means that the connection is over. PostgreSQL says so with a code before it hangs up;
+ *  TypeError and RangeError are our own mistakes about a value; what remains is the socket speaking. */
+function endsConnection(error: unknown): boolean {
+  if (error instanceof pg.DatabaseError) return /^(08|57P0[1-5]|25P0[34])/.test(error.code ?? '')
+  return !(error instanceof TypeError || error instanceof RangeError)
+}
+
+/** Whether this connection's prepared statements have become useless: a migration changed the columns of `select *`
+ *  (0A000), or something between us and the server dropped them (26000). A fresh connection knows better. */
+function spoilsConnection(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && (error.code === '0A000' || error.code === '26000')
+}
+
+/** One connection outside any pool: for locks that live as long as it, and for scripts of several statements. */
+export interface Session {
+  /** Runs `text` as is. Without `params` it may hold several statements; then no rows come back. */
+  query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+  /** Settles when the connection is over, for whatever reason, and with it every lock it held. */
+  readonly ended: Promise<void>
+  close(): Promise<void>
+}
+
+/** Rejects with pg's error when no connection can be had within 5 s. `name` shows up in pg_stat_activity. */
+export async function openSession(connection: Connection, name = applicationName): Promise<Session> {
+  const client = new pg.Client({
+    ...connection,
+    application_name: name,
+    connectionTimeoutMillis: connectTimeoutMs,
+    keepAlive: true,
+    types: { getTypeParser },
+  })
+  const ended = new Promise<void>((resolve) => client.once('end', resolve))
+  client.on('error', () => {}) // followed by 'end', which `ended` tells
+  await client.connect()
+  return {
+    async query<Row>(text: string, params: readonly Param[] = []) {
+      const result = await client.query(text, params.map(encodeParam))
+      return (result.rows ?? []) as Row[]
+    },
+    ended,
+    close: () => client.end(),
+  }
+}
+
+/** What keeps the relay from starting, for the operator to read. `code` is what tests and scripts match on. */
+export class StartupRefused extends Error {
+  override readonly name = 'StartupRefused'
+  readonly code: StartupRefusal
+
+  constructor(code: StartupRefusal, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+export type StartupRefusal =
+  | 'database_not_durable'
+  | 'database_too_old'
+  | 'migration_changed'
+  | 'migration_invalid'
+  | 'schema_newer'
+  | 'data_folder_in_use'
+  | 'postgres_not_startable'
+  | 'postgres_unsupported_platform'
+  | 'socket_folder_unsafe'
+
+const oldestVersion = 15
+
+/**
+ * Makes sure that what PostgreSQL acknowledges is on disk (DESIGN.md section 3, rule 11).
+ * Rejects with {@link StartupRefused} when it is not, or when the server is older than 15. Missing page checksums are
+ * only a warning: they find a disk's lies, they do not make a commit durable.
+ */
+export async function checkDurability(database: Database, logger: DatabaseOptions['logger']): Promise<void> {
+  const rows = await database.query<{ name: string; setting: string }>(
+    `select name, setting from pg_settings
+     where name in ('fsync', 'full_page_writes', 'synchronous_commit', 'data_checksums', 'server_version_num')`,
+  )
+  const settings = new Map(rows.map(({ name, setting }) => [name, setting]))
+  const version = Math.floor(Number(settings.get('server_version_num')) / 10_000)
+  if (!(version >= oldestVersion)) {
+    throw new StartupRefused(
+      'database_too_old',
+      `PostgreSQL ${version} is too old: ${oldestVersion} or later is needed`,
+    )
+  }
+  // `local` and `off` acknowledge what a failover, or a power cut, takes back.
+  const durable = {
+    fsync: ['on'],
+    full_page_writes: ['on'],
+    synchronous_commit: ['on', 'remote_write', 'remote_apply'],
+  }
+  for (const [name, accepted] of Object.entries(durable)) {
+    const setting = settings.get(name) ?? 'unknown'
+    if (accepted.includes(setting)) continue
+    const wanted = accepted.join(' or ')
+    throw new StartupRefused('database_not_durable', `PostgreSQL runs with ${name} = ${setting}; it must be ${wanted}`)
+  }
+  if (settings.get('data_checksums') !== 'on') logger.warn('database.checksums_off')
+}
+
+/** bigint as number, refusing what a number cannot hold; everything else as pg does it. jsonb goes through JSON.parse:
+ *  it is our own, and its member names need no escapes, which are what Node 26 gets wrong (nodejs/node#63785). */
+function getTypeParser(oid: number, format?: 'text' | 'binary') {
+  if (format !== 'binary' && oid === int8Oid) return parseInt8
+  if (format !== 'binary' && oid === int8ArrayOid) return parseInt8Array
+  return pg.types.getTypeParser(oid, format)
+}
+
+const int8Oid = 20
+const int8ArrayOid = 1016
+
+function parseInt8(text: string): number {
+  const value = Number(text)
+  if (!Number.isSafeInteger(value)) throw new RangeError(`bigint ${text} lies beyond ±(2^53−1)`)
+  return value
+}
+
+function parseInt8Array(text: string): (number | null)[] {
+  if (text === '{}') return []
+  return Array.from(text.slice(1, -1).split(','), (item) => (item === 'NULL' ? null : parseInt8(item)))
+}
+
+/** A Buffer is sent as PostgreSQL's binary format of whatever type the statement gives the parameter. */
+function encodeParam(param: Param): unknown {
+  return typeof param === 'object' && param !== null && 'array' in param ? encodeArray(param) : param
+}
+
+const elementOids = { bytea: 17, text: 25, int8: int8Oid, timestamptz: 1184 }
+
+/** PostgreSQL's binary array (array_recv in arrayfuncs.c): dimensions, has-nulls flag, element type; per dimension its
+ *  size and lower bound; then each element behind its length, −1 for null. All int32, big-endian. */
+function encodeArray(param: ArrayParam): Buffer {
+  const elements = encodeElements(param)
+  const dimensions = elements.length === 0 ? 0 : 1
+  const length = elements.reduce((sum, element) => sum + 4 + (element?.length ?? 0), 12 + 8 * dimensions)
+  const bytes = Buffer.allocUnsafe(length)
+  let at = bytes.writeInt32BE(dimensions, 0)
+  at = bytes.writeInt32BE(elements.includes(null) ? 1 : 0, at)
+  at = bytes.writeInt32BE(elementOids[param.array], at)
+  if (dimensions === 1) {
+    at = bytes.writeInt32BE(elements.length, at)
+    at = bytes.writeInt32BE(1, at)
+  }
+  for (const element of elements) {
+    at = bytes.writeInt32BE(element?.length ?? -1, at)
+    if (element === null) continue
+    bytes.set(element, at)
+    at += element.length
+  }
+  return bytes
+}
+
+function encodeElements(param: ArrayParam): readonly (Uint8Array | null)[] {
+  switch (param.array) {
+    case 'bytea':
+      return param.values
+    case 'text':
+      return param.values.map((value) => (value === null ? null : Buffer.from(value)))
+    case 'int8':
+      return param.values.map((value) => (value === null ? null : encodeInt64(value)))
+    case 'timestamptz':
+      return param.values.map((value) => (value === null ? null : encodeInt64((value.getTime() - epochMs) * 1_000)))
+  }
+}
+
+/** timestamptz counts microseconds from here. */
+const epochMs = Date.UTC(2000, 0, 1)
+
+function encodeInt64(value: number): Buffer {
+  if (!Number.isSafeInteger(value)) throw new RangeError(`${value} is no integer within ±(2^53−1)`)
+  const bytes = Buffer.allocUnsafe(8)
+  bytes.writeBigInt64BE(BigInt(value))
+  return bytes
+}

@@ -1,0 +1,127 @@
+import { homedir } from 'node:os'
+import { isAbsolute, resolve } from 'node:path'
+
+/**
+ * What a deployment can set, read once from the environment. This page is the manual: each member names its variable,
+ * its unit and its default. A value that cannot be understood is refused at start, naming the variable.
+ */
+export interface Config {
+  /** `PORT`, default 8080. 0 lets the system choose (tests). */
+  port: number
+  /** `HOST`, default 127.0.0.1. */
+  host: string
+  /** `PUBLIC_URL`: how others reach the relay; the issuer of every statement and, with `/log`, the origin of the log.
+   *  Fixed once the log exists. Default: what the log was created with, else `http://localhost:<PORT>`. */
+  publicUrl: string | undefined
+  /** `DATA_DIR`, default `./data`: embedded PostgreSQL, the local wrapping key, the object store of kind `fs`. */
+  dataDir: string
+  /** `DATABASE_URL`: PostgreSQL 15 or later. Absent: embedded PostgreSQL in DATA_DIR. */
+  databaseUrl: string | undefined
+  /** `DATABASE_POOL`: connections to PostgreSQL, default 8. */
+  databasePool: number
+  /** `KEY_WRAPPER`: `local` (a key file in DATA_DIR; not for production). */
+  keyWrapper: 'local'
+  /** `OBJECT_STORE`: `fs` (a folder in DATA_DIR). */
+  objectStore: 'fs'
+  /** `EGRESS_ALLOW`: comma-separated CIDRs that deliveries may go to although they are private, loopback or link-local.
+   *  Default: none; but a relay on embedded PostgreSQL, the `local` wrapper and a loopback HOST allows loopback. */
+  egressAllow: string[]
+  /** `COUNTERSIGN_ADMIN_KEY`: the first admin key. Absent: one is made at first start and printed once. */
+  adminKey: string | undefined
+  /** `RETRY_SCHEDULE`: delays between attempts, e.g. `5s,5m,30m,2h,5h,10h,14h,20h,24h` (the default). */
+  retrySchedule: string | undefined
+  /** `MAX_PAYLOAD_BYTES`, default 1 MiB (1048576); at most 16 MiB. */
+  maxPayloadBytes: number
+  /** `MAX_QUEUE`: statements waiting to be sequenced beyond which posts are answered 503, default 5000. */
+  maxQueue: number
+  /** `DELIVERY_CONCURRENCY`: attempts in flight in this process, default 256. */
+  deliveryConcurrency: number
+  /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
+  logLevel: string
+}
+
+/** The variables of ours. Others that start with `COUNTERSIGN_` are refused as misspelt. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+}
+
+const adminKeyPattern = /^cs_[a-z0-9]{8,32}_[A-Za-z0-9]{32,}$/
+
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  for (const name of Object.keys(env)) {
+    if (name.startsWith('COUNTERSIGN_') && name !== 'COUNTERSIGN_ADMIN_KEY') {
+      throw new ConfigError(`${name} is not a variable Countersign knows. Did you mean COUNTERSIGN_ADMIN_KEY?`)
+    }
+  }
+  const port = wholeNumber(env, 'PORT', 8080, 0, 65535)
+  const host = env.HOST || '127.0.0.1'
+  const databaseUrl = env.DATABASE_URL || undefined
+  if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) {
+    throw new ConfigError('DATABASE_URL must start with postgres:// or postgresql://')
+  }
+  const keyWrapper = oneOf(env, 'KEY_WRAPPER', ['local'])
+  const objectStore = oneOf(env, 'OBJECT_STORE', ['fs'])
+  const adminKey = env.COUNTERSIGN_ADMIN_KEY || undefined
+  if (adminKey !== undefined && !adminKeyPattern.test(adminKey)) {
+    throw new ConfigError(
+      'COUNTERSIGN_ADMIN_KEY must be cs_ + 8 to 32 of a-z0-9 + _ + at least 32 of A-Za-z0-9 (value not shown)',
+    )
+  }
+  const egressAllow = (env.EGRESS_ALLOW ?? '')
+    .split(',')
+    .map((cidr) => cidr.trim())
+    .filter(Boolean)
+  if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
+    egressAllow.push('127.0.0.0/8', '::1/128')
+  }
+  return {
+    port,
+    host,
+    publicUrl: publicUrl(env.PUBLIC_URL),
+    dataDir: resolveFolder(env.DATA_DIR || './data'),
+    databaseUrl,
+    databasePool: wholeNumber(env, 'DATABASE_POOL', 8, 2, 100),
+    keyWrapper,
+    objectStore,
+    egressAllow,
+    adminKey,
+    retrySchedule: env.RETRY_SCHEDULE || undefined,
+    maxPayloadBytes: wholeNumber(env, 'MAX_PAYLOAD_BYTES', 1_048_576, 1, 16_777_216),
+    maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
+    deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
+    logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
+  }
+}
+
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+
+function wholeNumber(env: NodeJS.ProcessEnv, name: string, absent: number, least: number, most: number): number {
+  const text = env[name]
+  if (text === undefined || text === '') return absent
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
+  if (!(value >= least && value <= most)) {
+    throw new ConfigError(`${name} must be a whole number from ${least} to ${most}, not ${JSON.stringify(text)}`)
+  }
+  return value
+}
+
+/** The first of `values` is the default. */
+function oneOf<T extends string>(env: NodeJS.ProcessEnv, name: string, values: readonly [T, ...T[]]): T {
+  const text = env[name] || values[0]
+  const value = values.find((candidate) => candidate === text)
+  if (value === undefined) throw new ConfigError(`${name} must be one of ${values.join(', ')}, not ${JSON.stringify(text)}`)
+  return value
+}
+
+function publicUrl(text: string | undefined): string | undefined {
+  if (!text) return undefined
+  const url = URL.parse(text)
+  const plain = url && (url.protocol === 'http:' || url.protocol === 'https:') && !url.username && !url.search && !url.hash
+  if (!plain) throw new ConfigError(`PUBLIC_URL must be an http or https URL without query, not ${JSON.stringify(text)}`)
+  return url.href.replace(/\/+$/, '')
+}
+
+function resolveFolder(path: string): string {
+  return isAbsolute(path) ? path : path.startsWith('~/') ? resolve(homedir(), path.slice(2)) : resolve(path)
+}

@@ -1,0 +1,283 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { createSecureContext, getCACertificates } from 'node:tls'
+import { Agent, buildConnector, type Dispatcher, errors } from 'undici'
+import { RelayError } from '../errors.ts'
+import { type Clock, systemClock } from '../ports/clock.ts'
+import { type EgressGuard, HostUnresolved } from './guard.ts'
+
+/** What came of one attempt. Durations are whole milliseconds, from the call of `post` to its end. */
+export type Outcome =
+  | { kind: 'delivered'; status: number; durationMs: number }
+  | { kind: 'refused'; status: number; retryAfterMs?: number; durationMs: number }
+  | { kind: 'unreachable'; reason: UnreachableReason; durationMs: number }
+
+/** As much as a tenant may learn. Anything finer would let them map networks through us. */
+export type UnreachableReason =
+  | 'dns' // the name has no address
+  | 'forbidden_url' // the guard refuses the URL: it was written under other rules
+  | 'forbidden_address' // the name or the literal leads where this relay does not deliver to
+  | 'connect' // no TCP connection
+  | 'tls' // no trusted TLS connection
+  | 'timeout' // the time for the attempt, or for connecting, ran out
+  | 'reset' // the connection ended before the answer did
+  | 'protocol' // the answer is not HTTP/1.1
+  | 'too_large' // the headers, or the body of a 2xx, exceed the cap
+  | 'aborted' // we are shutting down; says nothing about the receiver
+
+export interface OutboundOptions {
+  guard: EgressGuard
+  /** For the whole attempt: waiting for a socket, resolving, connecting, sending, and reading the answer to its end. */
+  timeoutMs?: number
+  /** Of that, for resolving, connecting and TLS together. */
+  connectTimeoutMs?: number
+  /** How much of an answer's body is read before the socket is destroyed. */
+  maxResponseBytes?: number
+  /** Sockets per origin. Attempts beyond it wait for one while their deadline runs. */
+  connectionsPerOrigin?: number
+  /** PEM certificates trusted beside those of the system (tests). There is no way to switch verification off. */
+  ca?: readonly string[]
+  clock?: Clock
+}
+
+/**
+ * The one HTTP client for everything the relay calls (DESIGN.md rule 7). It speaks HTTP/1.1 with keep-alive, follows no
+ * redirect, decompresses nothing, keeps no byte of an answer's body, and connects only where the guard allows. A pooled
+ * socket is not vetted again: it still leads to the address that was vetted when it was connected.
+ */
+export class OutboundClient {
+  readonly #guard: EgressGuard
+  readonly #limits: AttemptLimits
+  readonly #agent: Agent
+  readonly #targets = new Map<string, Target>()
+  readonly #inFlight = new Set<Promise<Outcome>>()
+
+  constructor(options: OutboundOptions) {
+    const { guard, timeoutMs = 15_000, maxResponseBytes = 64 * 1024, clock = systemClock } = options
+    this.#guard = guard
+    this.#limits = { timeoutMs, maxResponseBytes, clock }
+    this.#agent = new Agent({
+      connect: guardedConnector(options),
+      connections: options.connectionsPerOrigin ?? 64,
+      pipelining: 1,
+      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
+      maxHeaderSize: 16 * 1024,
+      headersTimeout: 0, // our deadline covers headers and body together
+      bodyTimeout: 0,
+    })
+  }
+
+  /**
+   * Posts `body` and resolves to what came of it, whatever the receiver does. 2xx is delivered, but only once its whole
+   * body was read within the cap and the deadline. Any other status is refused, even if its body then stalls or
+   * overflows: a large error page still says 404 or 410. Rejects only for a header that cannot be sent.
+   */
+  post(url: string, headers: Readonly<Record<string, string>>, body: Uint8Array): Promise<Outcome> {
+    const outcome = new Promise<Outcome>((resolve, reject) => {
+      const attempt = new Attempt(this.#limits, resolve, reject)
+      try {
+        const { origin, path } = this.#target(url)
+        this.#agent.dispatch({ origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body }, attempt)
+      } catch (error) {
+        attempt.onResponseError(undefined, error)
+      }
+    })
+    this.#inFlight.add(outcome)
+    const forget = () => this.#inFlight.delete(outcome)
+    outcome.then(forget, forget)
+    return outcome
+  }
+
+  /** Waits for the attempts in flight, at most `graceMs`, then aborts the rest, and any that are posted later. */
+  async close(graceMs = this.#limits.timeoutMs): Promise<void> {
+    await Promise.race([Promise.allSettled(this.#inFlight), delay(graceMs, undefined, { ref: false })])
+    await this.#agent.destroy()
+  }
+
+  /** Checks the URL, IP literals included, by the rules of today. They last as long as the process, so what passed once
+   *  is remembered. */
+  #target(url: string): Target {
+    const known = this.#targets.get(url)
+    if (known !== undefined) return known
+    const { origin, pathname, search } = this.#guard.checkUrl(url)
+    const target = { origin, path: pathname + search }
+    if (this.#targets.size >= maxTargets) this.#targets.clear()
+    this.#targets.set(url, target)
+    return target
+  }
+}
+
+interface Target {
+  readonly origin: string
+  readonly path: string
+}
+
+const maxTargets = 4096
+const ownHeaders = { 'user-agent': 'Countersign', 'accept-encoding': 'identity' }
+
+interface AttemptLimits {
+  readonly timeoutMs: number
+  readonly maxResponseBytes: number
+  readonly clock: Clock
+}
+
+/** One attempt, from dispatch to outcome. It settles once; whatever undici reports after that changes nothing. */
+class Attempt implements Dispatcher.DispatchHandler {
+  readonly #limits: AttemptLimits
+  readonly #resolve: (outcome: Outcome) => void
+  readonly #reject: (error: unknown) => void
+  readonly #startedMs = performance.now()
+  readonly #deadline: NodeJS.Timeout
+  #controller: Dispatcher.DispatchController | undefined
+  #settled = false
+  #interims = 0
+  #status = 0
+  #retryAfterMs: number | undefined
+  #bodyBytes = 0
+
+  constructor(limits: AttemptLimits, resolve: (outcome: Outcome) => void, reject: (error: unknown) => void) {
+    this.#limits = limits
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#deadline = setTimeout(Attempt.#expire, limits.timeoutMs, this)
+  }
+
+  static #expire(attempt: Attempt): void {
+    attempt.#giveUp('timeout')
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    // The deadline passed while the request waited for a socket. Thrown here, nothing is sent and the socket lives on.
+    if (this.#settled) throw new errors.RequestAbortedError()
+    this.#controller = controller
+  }
+
+  onResponseStart(_: Dispatcher.DispatchController, status: number, headers: Record<string, unknown>): void {
+    if (status < 200) {
+      if (++this.#interims > maxInterims) this.#giveUp('protocol')
+      return
+    }
+    this.#status = status
+    this.#retryAfterMs = parseRetryAfter(headers['retry-after'], this.#limits.clock)
+  }
+
+  onResponseData(_: Dispatcher.DispatchController, chunk: Uint8Array): void {
+    this.#bodyBytes += chunk.byteLength
+    if (this.#bodyBytes > this.#limits.maxResponseBytes) this.#giveUp('too_large')
+  }
+
+  onResponseEnd(): void {
+    this.#settle(undefined)
+  }
+
+  onResponseError(_: unknown, error: unknown): void {
+    if (error instanceof errors.InvalidArgumentError) {
+      this.#settled = true
+      clearTimeout(this.#deadline)
+      this.#reject(error)
+    } else {
+      this.#settle(reasonOf(error))
+    }
+  }
+
+  /** Settles, and destroys the socket if the request is already on one. */
+  #giveUp(reason: UnreachableReason): void {
+    this.#settle(reason)
+    this.#controller?.abort(new errors.RequestAbortedError())
+  }
+
+  /** `cutShort` is why the answer was not read to its end, if it was not. */
+  #settle(cutShort: UnreachableReason | undefined): void {
+    if (this.#settled) return
+    this.#settled = true
+    clearTimeout(this.#deadline)
+    const status = this.#status
+    const durationMs = Math.round(performance.now() - this.#startedMs)
+    if (status >= 300) {
+      const retryAfter = this.#retryAfterMs === undefined ? {} : { retryAfterMs: this.#retryAfterMs }
+      this.#resolve({ kind: 'refused', status, ...retryAfter, durationMs })
+    } else if (cutShort !== undefined) {
+      this.#resolve({ kind: 'unreachable', reason: cutShort, durationMs })
+    } else {
+      this.#resolve({ kind: 'delivered', status, durationMs })
+    }
+  }
+}
+
+/** 1xx answers carry nothing for us, and an endless stream of them would count against no other cap. */
+const maxInterims = 16
+
+/**
+ * `Retry-After` in milliseconds from now, unclamped (RFC 9110 §10.2.3): whole seconds, or an IMF-fixdate, the one form
+ * of date that may be generated. Anything else is ignored.
+ */
+function parseRetryAfter(value: unknown, clock: Clock): number | undefined {
+  if (value === undefined) return undefined
+  const text = String(Array.isArray(value) ? value[0] : value).trim()
+  if (/^\d{1,15}$/.test(text)) return Math.min(Number(text) * 1000, Number.MAX_SAFE_INTEGER)
+  if (!imfFixdate.test(text)) return undefined
+  const atMs = Date.parse(text)
+  return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - clock.now().getTime())
+}
+
+const imfFixdate = /^[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT$/
+
+function reasonOf(error: unknown): UnreachableReason {
+  if (error instanceof ConnectFailed) return error.reason
+  if (error instanceof RelayError) return error.code === 'endpoint_url_invalid' ? 'forbidden_url' : 'forbidden_address'
+  if (error instanceof errors.ClientDestroyedError || error instanceof errors.ClientClosedError) return 'aborted'
+  if (error instanceof errors.HeadersOverflowError) return 'too_large'
+  if (error instanceof errors.HTTPParserError) return 'protocol'
+  // In TLS 1.3 the receiver judges our side after the handshake, e.g. when it wants a client certificate.
+  if (codeOf(error).startsWith('ERR_SSL_')) return 'tls'
+  return 'reset'
+}
+
+/** Connects by way of the guard's `lookup`, and asks it again about the address the socket really has. */
+function guardedConnector({ guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions): buildConnector.connector {
+  const trusted = ca.length === 0 ? {} : { ca: [...getCACertificates('default'), ...ca] }
+  const connect = buildConnector({
+    timeout: connectTimeoutMs,
+    allowH2: false,
+    lookup: guard.lookup,
+    secureContext: createSecureContext({ minVersion: 'TLSv1.2', ...trusted }), // made once: parsing roots is slow
+    rejectUnauthorized: true, // said aloud, since NODE_TLS_REJECT_UNAUTHORIZED=0 would change the default
+  })
+  return function connectGuarded(options, callback) {
+    connect(options, (error, socket) => {
+      const failure = error ? connectFailure(error, options.protocol) : objectionTo(guard, socket?.remoteAddress)
+      if (socket && !failure) return callback(null, socket)
+      socket?.destroy()
+      callback(failure ?? new ConnectFailed('connect'), null)
+    })
+  }
+}
+
+function objectionTo(guard: EgressGuard, address: string | undefined): ConnectFailed | undefined {
+  if (address === undefined) return new ConnectFailed('connect') // connected, and gone already
+  return guard.isAllowed(address) ? undefined : new ConnectFailed('forbidden_address')
+}
+
+class ConnectFailed extends Error {
+  override readonly name = 'ConnectFailed'
+  readonly reason: UnreachableReason
+
+  constructor(reason: UnreachableReason, cause?: Error) {
+    super(reason, { cause })
+    this.reason = reason
+  }
+}
+
+/** Called for everything that can go wrong until a connection, TLS included, stands. */
+function connectFailure(error: Error, protocol: string): ConnectFailed {
+  if (error instanceof HostUnresolved) return new ConnectFailed('dns', error)
+  if (error instanceof RelayError) return new ConnectFailed('forbidden_address', error)
+  if (error instanceof errors.ConnectTimeoutError) return new ConnectFailed('timeout', error)
+  // A refused or unroutable connection fails in the system call `connect`, with several addresses in each. What fails
+  // later on the way to https is the handshake, however OpenSSL, Node or the receiver put it.
+  const parts: unknown[] = error instanceof AggregateError ? error.errors : [error]
+  const atConnect = parts.every((part) => part instanceof Error && 'syscall' in part && part.syscall === 'connect')
+  return new ConnectFailed(protocol === 'https:' && !atConnect ? 'tls' : 'connect', error)
+}
+
+const codeOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : ''

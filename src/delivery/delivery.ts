@@ -1,0 +1,45 @@
+import type { Id } from '../message/id.ts'
+
+/** One message owed to one endpoint, claimed by this process and so with everything in hand to attempt it. */
+export interface ClaimedDelivery {
+  readonly id: Id<'dlv'>
+  readonly tenantId: string
+  readonly messageId: string
+  readonly endpointId: string
+  /** Attempts made so far. */
+  readonly attempts: number
+  /** Until then no other process claims it. */
+  readonly leaseEndsAt: Date
+  /** What to send, and where. Undefined where the claim came from the database and has yet to look it up. */
+  readonly cargo: Cargo | undefined
+}
+
+/** The bytes to forward, the receipt of their acceptance, and the receiver's URL. */
+export interface Cargo {
+  readonly url: string
+  /** The canonical payload. */
+  readonly payload: Uint8Array
+  /** SHA-256 of `payload`. */
+  readonly sha256: Uint8Array
+  /** Compact JWS. */
+  readonly receipt: string
+}
+
+/** One HTTP try as the delivery's row keeps it, and as a tenant reads it. */
+export interface AttemptRecord {
+  /** From 1. */
+  readonly number: number
+  readonly at: string
+  readonly outcome: 'delivered' | 'refused' | 'unreachable'
+  readonly status?: number
+  readonly reason?: string
+  readonly duration_ms: number
+  /** Its statement's place in the log. */
+  readonly leaf_index: number
+}
+
+/**
+ * How long a claim holds: an attempt's 15 s, and the time to wait for a place and to record what came of it. A process
+ * that dies leaves its deliveries to others after this long.
+ */
+export const leaseMs = 60_000

@@ -1,0 +1,121 @@
+import { int8Array, textArray, timestamptzArray, type Tx } from '../ports/database.ts'
+import type { AttemptRecord } from './delivery.ts'
+
+export interface NewDelivery {
+  id: string
+  tenantId: string
+  messageId: string
+  endpointId: string
+  nextAttemptAt: Date
+  /** The process that attempts it, or null to leave it to whoever claims it. */
+  claim: string | null
+}
+
+const insertRows = `
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, state, next_attempt_at, claim)
+  select id, tenant_id, message_id, endpoint_id, 'pending', next_attempt_at, claim
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
+      as owed (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)`
+
+export const insertDeliveries = (tx: Tx, rows: readonly NewDelivery[]): Promise<unknown> =>
+  tx.query(insertRows, [
+    textArray(rows.map((row) => row.id)),
+    textArray(rows.map((row) => row.tenantId)),
+    textArray(rows.map((row) => row.messageId)),
+    textArray(rows.map((row) => row.endpointId)),
+    timestamptzArray(rows.map((row) => row.nextAttemptAt)),
+    textArray(rows.map((row) => row.claim)),
+  ])
+
+export interface DueDelivery {
+  id: string
+  tenantId: string
+  messageId: string
+  endpointId: string
+  attempts: number
+}
+
+const claimRows = `
+  update deliveries set next_attempt_at = $2, claim = $3      -- the lease: an abandoned claim
+   where id in (select id from deliveries                     -- falls due again by itself
+                 where state = 'pending' and next_attempt_at <= $1 and endpoint_id <> all($5::text[])
+                 order by next_attempt_at limit $4 for update skip locked)
+  returning id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId",
+            jsonb_array_length(attempts) as attempts`
+
+/** Claims what is due, oldest first, except for endpoints that this process has no room for. */
+export const claimDue = (
+  tx: Tx,
+  claim: { now: Date; leaseEndsAt: Date; claimant: string; limit: number; except: readonly string[] },
+): Promise<DueDelivery[]> =>
+  tx.query(claimRows, [claim.now, claim.leaseEndsAt, claim.claimant, claim.limit, textArray(claim.except)])
+
+export interface RecordedAttempt {
+  id: string
+  claimant: string
+  record: AttemptRecord
+  state: 'pending' | 'delivered'
+  /** Null once delivered. */
+  nextAttemptAt: Date | null
+}
+
+// The number fences: whoever's lease ran out meanwhile must not undo what the next claimant recorded.
+const recordRows = `
+  update deliveries d
+     set state = done.state, next_attempt_at = done.next_attempt_at, claim = null,
+         attempts = d.attempts || done.record::jsonb
+    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
+      as done (id, claim, state, next_attempt_at, record, attempts)
+   where d.id = done.id and d.claim = done.claim and d.state = 'pending'
+     and jsonb_array_length(d.attempts) = done.attempts`
+
+export const recordAttempts = (tx: Tx, rows: readonly RecordedAttempt[]): Promise<unknown> =>
+  tx.query(recordRows, [
+    textArray(rows.map((row) => row.id)),
+    textArray(rows.map((row) => row.claimant)),
+    textArray(rows.map((row) => row.state)),
+    timestamptzArray(rows.map((row) => row.nextAttemptAt)),
+    textArray(rows.map((row) => JSON.stringify(row.record))),
+    int8Array(rows.map((row) => row.record.number - 1)),
+  ])
+
+const abandonRows = `
+  update deliveries set state = 'abandoned', next_attempt_at = null, claim = null
+   where id = any($1::text[]) and state = 'pending'`
+
+export const abandonDeliveries = (tx: Tx, ids: readonly string[]): Promise<unknown> =>
+  tx.query(abandonRows, [textArray(ids)])
+
+const releaseRows = `
+  update deliveries set next_attempt_at = $3, claim = null
+   where id = any($1::text[]) and claim = $2 and state = 'pending'`
+
+/** Gives claims back, due at once. */
+export const releaseDeliveries = (tx: Tx, ids: readonly string[], claimant: string, now: Date): Promise<unknown> =>
+  tx.query(releaseRows, [textArray(ids), claimant, now])
+
+export interface DeliveryRow {
+  id: string
+  endpointId: string
+  state: 'pending' | 'delivered' | 'abandoned'
+  nextAttemptAt: Date | null
+  attempts: AttemptRecord[]
+}
+
+const selectDeliveries = `
+  select id, endpoint_id as "endpointId", state, next_attempt_at as "nextAttemptAt", attempts
+    from deliveries
+   where message_id = $1
+   order by id`
+
+export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> =>
+  tx.query(selectDeliveries, [messageId])
+
+const selectOldest = `
+  select next_attempt_at as "dueAt" from deliveries where state = 'pending' order by next_attempt_at limit 1`
+
+/** When the delivery that is due first falls due: in the past by how far the workers lag. */
+export async function oldestPending(tx: Tx): Promise<Date | undefined> {
+  const [row] = await tx.query<{ dueAt: Date }>(selectOldest)
+  return row?.dueAt
+}

@@ -1,0 +1,27 @@
+import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
+
+/** What the routes cannot say of themselves; the rest of /openapi.json is made of their schemas. */
+export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions => ({
+  openapi: {
+    openapi: '3.1.0',
+    info: {
+      title: 'Countersign',
+      version: '1',
+      description:
+        'A signed-payload webhook relay with cryptographic receipts. Errors are application/problem+json with a stable `code`.',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: issuer }],
+    tags: [
+      { name: 'Messages', description: 'Posting payloads and reading them back.' },
+      { name: 'Tenants', description: 'Tenants, sources, endpoints and API keys.' },
+      { name: 'Public', description: 'Keys and verification, for anyone.' },
+      { name: 'Log', description: 'The transparency log (c2sp.org/tlog-tiles), for anyone.' },
+      { name: 'Operation', description: 'For whoever runs the relay.' },
+    ],
+    components: {
+      securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'cs_<id>_<secret>' } },
+    },
+    security: [{ apiKey: [] }],
+  },
+})

@@ -1,0 +1,60 @@
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import { type ErrorCode, RelayError } from '../errors.ts'
+import type { Logger } from '../ports/logger.ts'
+import type { Observer } from '../ports/observer.ts'
+
+/** Answers an error as application/problem+json (RFC 9457). The one place where errors become answers. */
+export function problemHandler(logger: Logger, observer: Observer) {
+  return (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): void => {
+    const refusal = error instanceof RelayError ? error : translate(error)
+    if (refusal.status >= 500 && refusal.code !== 'overloaded' && refusal.code !== 'shutting_down') {
+      const { method, routeOptions } = request
+      logger.error({ err: error, method, route: routeOptions.url, code: refusal.code }, 'request.failed')
+    }
+    observer.refused(refusal.code)
+    sendProblem(reply, refusal)
+  }
+}
+
+export function sendProblem(reply: FastifyReply, refusal: RelayError): void {
+  const { retryAfterS, ...where } = refusal.details
+  if (retryAfterS !== undefined) reply.header('retry-after', String(retryAfterS))
+  if (refusal.status === 401) reply.header('www-authenticate', 'Bearer realm="countersign"')
+  const problem = {
+    type: `urn:countersign:problem:${refusal.code}`,
+    title: refusal.title,
+    status: refusal.status,
+    code: refusal.code,
+    ...where,
+  }
+  // A body we did not read to its end would be taken for the next request.
+  if (refusal.status === 413) reply.header('connection', 'close')
+  reply.code(refusal.status).type('application/problem+json').send(JSON.stringify(problem))
+}
+
+/** What Fastify refuses by itself, in our words. Whatever else arrives here is a fault of ours. */
+function translate(error: FastifyError | Error): RelayError {
+  if ('validation' in error && error.validation !== undefined) {
+    const [first] = error.validation
+    const where = error.validationContext === 'body' ? 'body' : `${error.validationContext}`
+    const pointer = first?.instancePath ?? ''
+    const params = first?.params as { additionalProperty?: string; allowedValues?: unknown[] } | undefined
+    const named = params?.additionalProperty === undefined ? '' : `: "${params.additionalProperty.slice(0, 64)}"`
+    const allowed = params?.allowedValues === undefined ? '' : `: ${params.allowedValues.join(', ')}`
+    const detail = `${where}${pointer} ${first?.message ?? 'is not of the form expected'}${named}${allowed}`
+    return new RelayError('request_invalid', where === 'body' ? { detail, pointer } : { detail })
+  }
+  const code = 'code' in error && typeof error.code === 'string' ? translations[error.code] : undefined
+  if (code !== undefined) return new RelayError(code, { cause: error })
+  const status = 'statusCode' in error ? error.statusCode : undefined
+  if (status !== undefined && status >= 400 && status < 500) return new RelayError('request_invalid', { cause: error })
+  return new RelayError('internal', { cause: error })
+}
+
+const translations: Record<string, ErrorCode> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: 'payload_too_large',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'media_type_unsupported',
+  FST_ERR_CTP_EMPTY_TYPE: 'media_type_unsupported',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'request_invalid',
+  FST_ERR_BAD_URL: 'not_found',
+}

@@ -1,0 +1,191 @@
+import { Type } from 'typebox'
+
+/** The shapes of requests and answers. Ajv checks requests against them and /openapi.json is made of them. */
+
+const name = Type.String({ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' })
+const instant = Type.String({ format: 'date-time' })
+const id = (prefix: string, what: string) =>
+  Type.String({ description: `${what}, \`${prefix}_\` and 26 characters.`, examples: [`${prefix}_01m80h1aha8qpjns1baxnshj3d`] })
+
+export const Problem = Type.Object(
+  {
+    type: Type.String({ description: 'A URN that ends in the code.' }),
+    title: Type.String({ description: 'A sentence for people; the same for each code.' }),
+    status: Type.Integer(),
+    code: Type.String({ description: 'Stable: match on this.' }),
+    detail: Type.Optional(Type.String()),
+    offset: Type.Optional(Type.Integer({ description: 'Byte offset in the body as received, from 0.' })),
+    pointer: Type.Optional(Type.String({ description: 'RFC 6901 pointer to the value refused.' })),
+  },
+  { description: 'RFC 9457 problem details.' },
+)
+
+export const TenantWish = Type.Object(
+  { name, tier: Type.Union([Type.Literal('standard'), Type.Literal('operation')]) },
+  { additionalProperties: false },
+)
+export const TenantAnswer = Type.Object({
+  id: id('ten', 'The tenant'),
+  name,
+  tier: Type.String(),
+  created_at: instant,
+})
+
+export const SourceWish = Type.Object({ name }, { additionalProperties: false })
+export const SourceAnswer = Type.Object({
+  id: id('src', 'The source'),
+  tenant: Type.String(),
+  name,
+  messages_url: Type.String({ description: 'Where the vendor posts.' }),
+  created_at: instant,
+})
+
+const url = Type.String({ minLength: 1, maxLength: 2048, description: 'https; a public address unless allowed.' })
+export const EndpointWish = Type.Object({ url, name: Type.Optional(name) }, { additionalProperties: false })
+export const EndpointChange = Type.Object(
+  { url: Type.Optional(url), name: Type.Optional(name) },
+  { additionalProperties: false, minProperties: 1 },
+)
+export const EndpointAnswer = Type.Object({
+  id: id('ep', 'The endpoint'),
+  tenant: Type.String(),
+  name: Type.String(),
+  url: Type.String(),
+  created_at: instant,
+})
+
+export const ApiKeyWish = Type.Object(
+  {
+    name,
+    role: Type.Union([Type.Literal('tenant'), Type.Literal('ingest'), Type.Literal('export')]),
+    source: Type.Optional(Type.String({ description: 'For role `ingest`: the source it may post to.' })),
+  },
+  { additionalProperties: false },
+)
+const apiKeyFacts = {
+  id: id('key', 'The API key'),
+  name: Type.String(),
+  role: Type.String(),
+  source: Type.Optional(Type.String()),
+  created_at: instant,
+}
+export const ApiKeyAnswer = Type.Object({ ...apiKeyFacts, revoked_at: Type.Optional(instant) })
+export const ApiKeyMade = Type.Object({
+  ...apiKeyFacts,
+  key: Type.String({ description: 'Shown this once; only its hash is kept.' }),
+})
+
+export const Page = Type.Object(
+  {
+    after: Type.Optional(Type.String({ maxLength: 64, description: '`next` of the page before.' })),
+    limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+  },
+  { additionalProperties: false },
+)
+export const pageOf = (item: ReturnType<typeof Type.Object>) =>
+  Type.Object({
+    data: Type.Array(item),
+    next: Type.Optional(Type.String({ description: 'Pass as `after` for the next page; absent on the last.' })),
+  })
+
+export const ReceiptAnswer = Type.Object(
+  {
+    message: id('msg', 'The message'),
+    protected: Type.String(),
+    payload: Type.String({ description: 'base64url of the statement.' }),
+    signature: Type.String(),
+    header: Type.Object({ 'tlog-proof': Type.String({ description: 'c2sp.org/tlog-proof@v1' }) }),
+  },
+  { description: 'Flattened JWS JSON. `protected.payload.signature` is a JWT.' },
+)
+
+export const MessageAnswer = Type.Object({
+  id: id('msg', 'The message'),
+  source: Type.String(),
+  accepted_at: instant,
+  leaf_index: Type.Integer({ description: 'Where in the log its statement stands.' }),
+  payload: Type.Any({ description: 'The canonical payload.' }),
+})
+
+export const DeliveryAnswer = Type.Object({
+  id: id('dlv', 'The delivery'),
+  endpoint: Type.String(),
+  state: Type.String({ description: 'pending, delivered or abandoned.' }),
+  next_attempt_at: Type.Optional(instant),
+  attempts: Type.Array(
+    Type.Object({
+      number: Type.Integer(),
+      at: instant,
+      outcome: Type.String({ description: 'delivered, refused or unreachable.' }),
+      status: Type.Optional(Type.Integer()),
+      reason: Type.Optional(Type.String()),
+      duration_ms: Type.Integer(),
+      leaf_index: Type.Integer(),
+    }),
+  ),
+})
+
+export const VerifyWish = Type.Object(
+  {
+    receipt: Type.Optional(Type.Any({ description: 'A receipt as it was answered.' })),
+    payload: Type.Optional(
+      Type.Any({ description: 'The payload as JSON; or, as a string, the exact text that was posted or received.' }),
+    ),
+    webhook: Type.Optional(
+      Type.Object(
+        {
+          id: Type.String({ maxLength: 256, description: 'webhook-id' }),
+          timestamp: Type.String({ maxLength: 32, description: 'webhook-timestamp' }),
+          signature: Type.String({ maxLength: 4096, description: 'webhook-signature' }),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+  },
+  { additionalProperties: false },
+)
+export const VerdictAnswer = Type.Object({
+  verdict: Type.String({ description: 'valid or invalid' }),
+  checks: Type.Array(Type.Object({ name: Type.String(), ok: Type.Boolean(), detail: Type.String() })),
+  key: Type.Optional(Type.Object({ kid: Type.String(), state: Type.Optional(Type.String()) })),
+  log: Type.Optional(
+    Type.Object({
+      origin: Type.String(),
+      leaf_index: Type.Integer(),
+      tree_size: Type.Integer(),
+      root_hash: Type.String(),
+    }),
+  ),
+  statement: Type.Optional(Type.Any()),
+})
+
+export const JwksAnswer = Type.Object({
+  keys: Type.Array(
+    Type.Object({
+      kty: Type.String(),
+      crv: Type.String(),
+      x: Type.String(),
+      kid: Type.String(),
+      use: Type.String(),
+      iat: Type.Integer(),
+      nbf: Type.Optional(Type.Integer()),
+      exp: Type.Optional(Type.Integer()),
+    }),
+  ),
+})
+
+export const KeysAnswer = Type.Object({
+  keys: Type.Array(
+    Type.Object({
+      kid: Type.String(),
+      purpose: Type.String(),
+      state: Type.String(),
+      x: Type.String({ description: 'The public key, 32 bytes, base64url.' }),
+      generated_at: instant,
+      activated_at: Type.Optional(instant),
+      retiring_at: Type.Optional(instant),
+      retired_at: Type.Optional(instant),
+      revoked_at: Type.Optional(instant),
+    }),
+  ),
+})

@@ -1,0 +1,139 @@
+import swagger from '@fastify/swagger'
+import fastify, { type FastifyInstance } from 'fastify'
+import { RelayError } from '../errors.ts'
+import { parseJson } from '../message/json.ts'
+import type { Database } from '../ports/database.ts'
+import type { Logger } from '../ports/logger.ts'
+import type { Observer } from '../ports/observer.ts'
+import type { Relay } from '../relay.ts'
+import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
+import { keyRoutes } from './keys.ts'
+import { logRoutes } from './log.ts'
+import { ingestRoutes, messageRoutes } from './messages.ts'
+import { openApiDocument } from './openapi.ts'
+import { problemHandler } from './problem.ts'
+import { tenantRoutes } from './tenants.ts'
+import { verifyRoutes } from './verify.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Set before the body is read, on routes that ask for an API key. */
+    principal: Principal
+  }
+}
+
+export interface ServerParts {
+  readonly relay: Relay
+  readonly database: Database
+  readonly logger: Logger
+  readonly observer: Observer
+  /** Prometheus text. */
+  readonly metrics: () => Promise<string>
+  readonly maxPayloadBytes: number
+}
+
+/** The edge: HTTP in, problems out. Each route group is a file; who may call it is decided here or at its top. */
+export async function buildServer(parts: ServerParts): Promise<FastifyInstance> {
+  const { relay, database, logger, observer } = parts
+  const app = fastify({
+    logger: false, // one line per fact, by us; never URLs with queries
+    bodyLimit: parts.maxPayloadBytes,
+    // Fastify waits for ever by default. A client that needs longer than this to send 1 MiB is not a client.
+    requestTimeout: 30_000,
+    connectionTimeout: 60_000,
+    keepAliveTimeout: 72_000, // longer than a load balancer's 60 s, so that it closes first
+    forceCloseConnections: 'idle',
+    return503OnClosing: false, // our own hook answers with a problem
+    exposeHeadRoutes: true,
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: true, useDefaults: true } },
+  })
+  app.setErrorHandler(problemHandler(logger, observer))
+  const methods = collectMethods(app)
+  app.setNotFoundHandler((request, reply) => {
+    const allowed = methods(request.url)
+    if (allowed.length === 0) throw new RelayError('not_found')
+    reply.header('allow', allowed.join(', '))
+    throw new RelayError('method_not_allowed')
+  })
+
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers(securityHeaders)
+    const encoding = request.headers['content-encoding']
+    if (encoding !== undefined && encoding !== 'identity') throw new RelayError('media_type_unsupported')
+  })
+
+  // One parser for every body, which does not parse: the strict parser is the only door (DESIGN.md section 2).
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser(/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i, { parseAs: 'buffer' }, (_request, body, done) =>
+    done(null, body),
+  )
+
+  await app.register(swagger, openApiDocument(relay.issuer))
+  const withKey = async (scope: FastifyInstance): Promise<void> => {
+    scope.addHook('onRequest', async (request) => {
+      request.principal = await authenticate(request, relay.directory)
+    })
+  }
+  const withJson = (scope: FastifyInstance): void => {
+    scope.addHook('preValidation', async (request) => {
+      if (request.body instanceof Uint8Array) request.body = parseJson(request.body)
+    })
+  }
+
+  await app.register(async (scope) => {
+    await withKey(scope)
+    ingestRoutes(scope, relay)
+  })
+  await app.register(async (scope) => {
+    await withKey(scope)
+    withJson(scope)
+    tenantRoutes(scope, relay, database)
+    messageRoutes(scope, relay)
+    scope.get('/metrics', { schema: { hide: true } }, async ({ principal }, reply) => {
+      permitAdmin(principal)
+      return reply.type('text/plain; version=0.0.4; charset=utf-8').send(await parts.metrics())
+    })
+  })
+  await app.register(async (scope) => {
+    withJson(scope)
+    verifyRoutes(scope, relay)
+    keyRoutes(scope, relay)
+    logRoutes(scope, relay)
+    operationRoutes(scope, database)
+  })
+  app.get('/openapi.json', { schema: { hide: true } }, async (_request, reply) =>
+    reply.header('access-control-allow-origin', '*').send(app.swagger()),
+  )
+  return app
+}
+
+function operationRoutes(app: FastifyInstance, database: Database): void {
+  const describe = (summary: string) => ({ schema: { summary, tags: ['Operation'], security: [] } })
+  app.get('/healthz', describe('The process is alive'), async () => ({ status: 'ok' }))
+  app.get('/readyz', describe('The database answers, so messages can be accepted'), async () => {
+    await database.query('select tree_size from log').catch((cause: unknown) => {
+      throw new RelayError('storage_unavailable', { cause, retryAfterS: 1 })
+    })
+    return { status: 'ready' }
+  })
+}
+
+/** Answers are JSON or bytes: nothing here may ever run or frame. */
+const securityHeaders = {
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+}
+
+/** Which methods a path takes, to tell a wrong method (405) from a wrong path (404). */
+function collectMethods(app: FastifyInstance): (url: string) => string[] {
+  const routes: { method: string; pattern: RegExp }[] = []
+  app.addHook('onRoute', ({ method, url }) => {
+    const pattern = new RegExp(`^${url.replace(/[.]/g, '\\.').replace(/:[^/]+/g, '[^/]+').replace(/\*$/, '.+')}$`)
+    for (const one of [method].flat()) routes.push({ method: one, pattern })
+  })
+  return (url) => {
+    const [path = ''] = url.split('?')
+    return [...new Set(routes.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method))]
+  }
+}

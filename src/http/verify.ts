@@ -1,0 +1,43 @@
+import type { FastifyInstance } from 'fastify'
+import type { Static } from 'typebox'
+import { RelayError } from '../errors.ts'
+import { canonicalizePayload } from '../message/canonical.ts'
+import type { JsonValue } from '../message/json.ts'
+import type { Evidence } from '../receipt/verify.ts'
+import type { Relay } from '../relay.ts'
+import { VerdictAnswer, VerifyWish } from './schemas.ts'
+
+/** Public: anyone may ask whether a receipt or a webhook signature holds. Answers 200 whatever the verdict is. */
+export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
+  app.post<{ Body: Static<typeof VerifyWish> }>(
+    '/v1/verify',
+    {
+      schema: {
+        summary: 'Verify a receipt, a payload against it, or a webhook signature',
+        tags: ['Public'],
+        security: [],
+        body: VerifyWish,
+        response: { 200: VerdictAnswer },
+      },
+    },
+    async ({ body }) => {
+      const { receipt, webhook } = body as { receipt?: JsonValue; webhook?: Evidence['webhook'] }
+      if (receipt === undefined && webhook === undefined) {
+        throw new RelayError('request_invalid', { detail: 'Send a receipt, a webhook, or both.' })
+      }
+      const evidence: Evidence = {
+        ...(receipt !== undefined && { receipt }),
+        ...('payload' in body && { payload: payloadBytes(body.payload as JsonValue) }),
+        ...(webhook !== undefined && { webhook }),
+      }
+      const { log, ...verdict } = relay.verify(evidence)
+      if (log === undefined) return verdict
+      const { origin, leafIndex, treeSize, rootHash } = log
+      return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
+    },
+  )
+}
+
+/** A string is the exact text of the payload; anything else is the payload itself, in whatever spelling it came. */
+const payloadBytes = (payload: JsonValue): Uint8Array =>
+  typeof payload === 'string' ? Buffer.from(payload) : canonicalizePayload(payload)

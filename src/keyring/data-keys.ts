@@ -1,0 +1,66 @@
+import { randomBytes } from 'node:crypto'
+import type { Tx } from '../ports/database.ts'
+import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
+import { DataKey } from './vault.ts'
+
+/** The data key of deployment-wide statements belongs to nobody. */
+export const deploymentVault = ''
+
+/**
+ * The data keys at rest, one per tenant, unwrapped on first use and kept in memory. A lost or destroyed data key makes
+ * everything of its tenant unreadable, and nothing of anybody else.
+ */
+export class DataKeys {
+  readonly #wrapper: KeyWrapper
+  readonly #issuer: string
+  readonly #open = new Map<string, Promise<DataKey>>()
+
+  constructor(wrapper: KeyWrapper, issuer: string) {
+    this.#wrapper = wrapper
+    this.#issuer = issuer
+  }
+
+  /** Makes a data key for a new tenant. Nothing is kept until {@link recordDataKey} has written it. */
+  async generate(tenantId: string): Promise<WrappedKey> {
+    const plain = randomBytes(32)
+    try {
+      return await this.#wrapper.wrap(plain, this.#context(tenantId))
+    } finally {
+      plain.fill(0)
+    }
+  }
+
+  /** The data key of a tenant. Rejects if there is none, or if it does not unwrap. */
+  get(tx: Tx, tenantId: string): Promise<DataKey> {
+    const known = this.#open.get(tenantId)
+    if (known !== undefined) return known
+    const opening = this.#unwrap(tx, tenantId)
+    this.#open.set(tenantId, opening)
+    opening.catch(() => this.#open.delete(tenantId)) // the next caller tries again
+    return opening
+  }
+
+  async #unwrap(tx: Tx, tenantId: string): Promise<DataKey> {
+    const [row] = await tx.query<{ wrapped: Uint8Array; wrappingKey: string }>(selectDataKey, [tenantId])
+    if (row === undefined) throw new Error(`there is no data key of ${tenantId || 'the deployment'}`)
+    const wrapped = { blob: row.wrapped, wrappingKey: row.wrappingKey }
+    const plain = await this.#wrapper.unwrap(wrapped, this.#context(tenantId))
+    try {
+      return new DataKey(plain)
+    } finally {
+      plain.fill(0)
+    }
+  }
+
+  #context(tenantId: string): WrapContext {
+    return { app: 'countersign', deployment: this.#issuer, purpose: 'data-key', tenant: tenantId }
+  }
+}
+
+const selectDataKey = `select wrapped, wrapping_key as "wrappingKey" from data_keys where tenant_id = $1`
+
+const insertDataKey = `
+  insert into data_keys (tenant_id, wrapped, wrapping_key, created_at) values ($1, $2, $3, $4)`
+
+export const recordDataKey = (tx: Tx, tenantId: string, { blob, wrappingKey }: WrappedKey, now: Date): Promise<unknown> =>
+  tx.query(insertDataKey, [tenantId, blob, wrappingKey, now])

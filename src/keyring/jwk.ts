@@ -1,0 +1,61 @@
+import { createPrivateKey, createPublicKey, hash, type KeyObject } from 'node:crypto'
+
+/** A public Ed25519 key as RFC 8037 writes it. Without `alg`: libraries disagree on its name (EdDSA, Ed25519). */
+export interface PublicJwk {
+  kty: 'OKP'
+  crv: 'Ed25519'
+  /** 32 bytes, base64url without padding. */
+  x: string
+}
+
+/** One member of the JWKS. The times are unix seconds and advice: no JOSE library enforces them (RFC 7517 §4). */
+export interface PublishedJwk extends PublicJwk {
+  kid: string
+  use: 'sig'
+  /** Generated at. */
+  iat: number
+  /** Signs from. Absent while the key is `next`. */
+  nbf?: number
+  /** Leaves the JWKS at the end of its overlap. Absent until it is `retiring`. */
+  exp?: number
+}
+
+const pkcs8Prefix = Buffer.from('302e020100300506032b657004220420', 'hex')
+const spkiPrefix = Buffer.from('302a300506032b6570032100', 'hex')
+
+export const publicJwk = (publicKey: Uint8Array): PublicJwk => ({
+  kty: 'OKP',
+  crv: 'Ed25519',
+  x: Buffer.from(publicKey).toString('base64url'),
+})
+
+/** RFC 7638 thumbprint: base64url SHA-256 over the required members in lexical order. It is the key's `kid`. */
+export const thumbprint = ({ crv, kty, x }: PublicJwk): string =>
+  hash('sha256', `{"crv":"${crv}","kty":"${kty}","x":"${x}"}`, 'base64url')
+
+/** The 32-byte public key of a JWK, or undefined for any other kind of key, a wrong length, or loose base64url. */
+export function publicKeyOf(jwk: unknown): Uint8Array | undefined {
+  if (typeof jwk !== 'object' || jwk === null) return undefined
+  const { kty, crv, x } = jwk as Record<string, unknown>
+  if (kty !== 'OKP' || crv !== 'Ed25519' || typeof x !== 'string') return undefined
+  const bytes = Buffer.from(x, 'base64url')
+  return bytes.length === 32 && bytes.toString('base64url') === x ? bytes : undefined
+}
+
+/** Imports 32 raw bytes; import once and keep the result, since importing costs as much as verifying. */
+export const importPublicKey = (publicKey: Uint8Array): KeyObject =>
+  createPublicKey({ key: Buffer.concat([spkiPrefix, publicKey]), format: 'der', type: 'spki' })
+
+/** Imports a 32-byte seed (RFC 8032 §5.1.5). */
+export function importSeed(seed: Uint8Array): KeyObject {
+  const der = Buffer.concat([pkcs8Prefix, seed])
+  try {
+    return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+  } finally {
+    der.fill(0)
+  }
+}
+
+/** The 32 raw bytes of the public half. */
+export const rawPublicKey = (key: KeyObject): Uint8Array =>
+  new Uint8Array(createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(-32))

@@ -1,0 +1,90 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Tx } from '../ports/database.ts'
+import type { Logger } from '../ports/logger.ts'
+import type { ObjectStore } from '../ports/object-store.ts'
+import { type LogTrust, openCheckpoint } from './checkpoint.ts'
+import { consistent } from './reader.ts'
+import type { HeadRow } from './store.ts'
+
+const latest = 'checkpoints/latest'
+
+/** The log in the database is not the one that was published. Starting would fork it. */
+export class LogForked extends Error {
+  override readonly name = 'LogForked'
+}
+
+const remedy =
+  'Nothing was changed. Most likely the database was restored from a backup or replaced. Bring back the newest database; ' +
+  'if it is lost, start a new log under another PUBLIC_URL and keep the old checkpoint as evidence.'
+
+/**
+ * Compares the head in the database with the last checkpoint published outside of it (DESIGN.md rule 4). Throws
+ * LogForked if the database is behind it, or does not extend it.
+ */
+export async function checkAgainstPublished(tx: Tx, store: ObjectStore, head: HeadRow, trust: LogTrust): Promise<void> {
+  const bytes = await store.find(latest)
+  if (bytes === undefined) return
+  let published: ReturnType<typeof openCheckpoint>
+  try {
+    published = openCheckpoint(bytes, trust)
+  } catch (cause) {
+    const sentence = `The checkpoint in the object store (${latest}) is not one of this log.`
+    throw new LogForked(`${sentence} ${remedy}`, { cause })
+  }
+  if (published.treeSize > head.treeSize) {
+    const sizes = `${published.treeSize} leaves were published and the database holds ${head.treeSize}`
+    throw new LogForked(`The log in the database is behind what it published: ${sizes}. ${remedy}`)
+  }
+  if (!(await consistent(tx, published, head))) {
+    throw new LogForked(`The log in the database contradicts its checkpoint at ${published.treeSize} leaves. ${remedy}`)
+  }
+}
+
+/** How often a growing log publishes. Each publication is an fsync or a request, so not with each batch. */
+const intervalMs = 1000
+
+/** Writes the newest checkpoint to the object store, in the background, at most once a second, and when it stops. */
+export class CheckpointPublisher {
+  readonly #store: ObjectStore
+  readonly #logger: Logger
+  #newest: string | undefined
+  #published: string | undefined
+  #running: Promise<void> | undefined
+  readonly #stopping = new AbortController()
+
+  constructor(store: ObjectStore, logger: Logger) {
+    this.#store = store
+    this.#logger = logger
+  }
+
+  publish(checkpoint: string): void {
+    this.#newest = checkpoint
+    this.#running ??= this.#run()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort()
+    await this.#running
+    await this.#write()
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping
+    while (this.#newest !== this.#published && !signal.aborted) {
+      await this.#write()
+      await delay(intervalMs, undefined, { signal }).catch(() => {})
+    }
+    this.#running = undefined
+  }
+
+  async #write(): Promise<void> {
+    const newest = this.#newest
+    if (newest === undefined || newest === this.#published) return
+    try {
+      await this.#store.put(latest, Buffer.from(newest))
+      this.#published = newest
+    } catch (error) {
+      this.#logger.error({ err: error }, 'checkpoint.publish failed, will try again')
+    }
+  }
+}

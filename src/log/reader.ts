@@ -1,0 +1,99 @@
+import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
+import type { Tx } from '../ports/database.ts'
+import { statementContext } from './statement.ts'
+import {
+  entriesBetween,
+  findFullBundle,
+  findFullTile,
+  findHead,
+  findStatement,
+  type HeadRow,
+  type StatementRow,
+  tileRoots,
+} from './store.ts'
+import type { Checkpoint } from './checkpoint.ts'
+import { tileNode, tilesForConsistency, tilesForInclusion } from './tile.ts'
+import { hashLeaf, type NodeAt, proveConsistency, proveInclusion, TreeEdge, verifyConsistency } from './tree.ts'
+
+const tileWidth = 256
+
+/** Reads the right edge of the tree of `treeSize`: at most 255 hashes per tile level, however large the log is. */
+export async function loadEdge(tx: Tx, treeSize: number): Promise<TreeEdge> {
+  const partials: Uint8Array[][] = []
+  for (let level = 0, count = treeSize; count > 0; level++, count = Math.floor(count / tileWidth)) {
+    partials.push(await hashesAt(tx, level, Math.floor(count / tileWidth) * tileWidth, count))
+  }
+  return TreeEdge.load(treeSize, partials)
+}
+
+/** Hashes of tile level `level` from index `from` to before `to`, which lie within one tile. */
+async function hashesAt(tx: Tx, level: number, from: number, to: number): Promise<Uint8Array[]> {
+  if (from === to) return []
+  if (level > 0) return tileRoots(tx, level - 1, from, to)
+  return (await entriesBetween(tx, from, to)).map(hashLeaf)
+}
+
+/** The first `width` hashes of a tile as C2SP tlog-tiles serves them, or undefined where the log has not got so far. */
+export async function findTile(tx: Tx, level: number, index: number, width: number): Promise<Uint8Array | undefined> {
+  const full = await findFullTile(tx, level, index)
+  if (full !== undefined) return full.subarray(0, width * 32)
+  if (width === tileWidth) return undefined
+  const hashes = await hashesAt(tx, level, index * tileWidth, index * tileWidth + width)
+  return hashes.length === width ? Buffer.concat(hashes) : undefined
+}
+
+/** The first `width` entries of a bundle, or undefined where the log has not got so far. */
+export async function findEntries(tx: Tx, index: number, width: number): Promise<Uint8Array[] | undefined> {
+  const full = await findFullBundle(tx, index)
+  if (full !== undefined) return full.slice(0, width)
+  const entries = await entriesBetween(tx, index * tileWidth, index * tileWidth + width)
+  return entries.length === width ? entries : undefined
+}
+
+/** The inclusion proof of a leaf in the newest checkpoint. Throws if the log is not that large. */
+export async function proveNow(tx: Tx, leafIndex: number): Promise<{ head: HeadRow; proof: Uint8Array[] }> {
+  // No lock: the log only grows, so everything below the head that was read is there and stays as it is.
+  const head = await findHead(tx)
+  if (head === undefined || leafIndex >= head.treeSize) throw new Error(`leaf ${leafIndex} is not in the log`)
+  const node = await nodesOf(tx, tilesForInclusion(leafIndex, head.treeSize))
+  return { head, proof: proveInclusion(leafIndex, head.treeSize, node) }
+}
+
+/** Whether the tree at `to`, which the database holds, extends the tree at `from`. */
+export async function consistent(
+  tx: Tx,
+  from: Pick<Checkpoint, 'treeSize' | 'rootHash'>,
+  to: Pick<Checkpoint, 'treeSize' | 'rootHash'>,
+): Promise<boolean> {
+  // A tree of size 0 says nothing about a later one (RFC 9162 §2.1.4 has no proof for it).
+  if (from.treeSize === 0) return true
+  const node = await nodesOf(tx, tilesForConsistency(from.treeSize, to.treeSize))
+  const proof = proveConsistency(from.treeSize, to.treeSize, node)
+  const [fromSize, toSize, fromRoot, toRoot] = [from.treeSize, to.treeSize, from.rootHash, to.rootHash]
+  return verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })
+}
+
+async function nodesOf(tx: Tx, needed: readonly { level: number; index: number; width: number }[]): Promise<NodeAt> {
+  const tiles = new Map<string, Uint8Array>()
+  for (const { level, index, width } of needed) {
+    const hashes = await findTile(tx, level, index, width)
+    if (hashes === undefined) throw new Error(`tile ${level}/${index} of width ${width} is missing from the log`)
+    tiles.set(`${level}/${index}`, hashes)
+  }
+  return tileNode((level, index) => tiles.get(`${level}/${index}`))
+}
+
+/** A statement read back: the very bytes that were committed, with the signature if one was made. */
+export interface ReadStatement {
+  readonly statement: Uint8Array
+  readonly kid: string | null
+  readonly signature: Uint8Array | null
+}
+
+/** Opens the statement at `leafIndex`. Rejects if it is missing, or does not open with its tenant's data key. */
+export async function readStatement(tx: Tx, dataKeys: DataKeys, leafIndex: number): Promise<ReadStatement> {
+  const row: StatementRow | undefined = await findStatement(tx, leafIndex)
+  if (row === undefined) throw new Error(`there is no statement at leaf ${leafIndex}`)
+  const dataKey = await dataKeys.get(tx, row.tenantId ?? deploymentVault)
+  return { statement: dataKey.open(row.sealed, statementContext(row.tenantId)), kid: row.kid, signature: row.signature }
+}

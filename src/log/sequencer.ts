@@ -1,0 +1,313 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { RelayError } from '../errors.ts'
+import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
+import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
+import type { Observer } from '../ports/observer.ts'
+import type { Checkpoint } from './checkpoint.ts'
+import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
+import { loadEdge } from './reader.ts'
+import { entryOf, type Statement, statementContext } from './statement.ts'
+import { advanceHead, findStatement, type HeadRow, insertFullTile, insertStatements, lockHead } from './store.ts'
+import { type Growth, hashLeaf, type TreeEdge } from './tree.ts'
+
+/** A statement to append, and the rows that must exist if and only if it does. */
+export interface Pending {
+  /** Whose data key seals the statement; undefined for the deployment's own. */
+  readonly tenantId: string | undefined
+  readonly statement: Statement
+  /** Where a receipt will be issued: the payload key's signature over the statement. */
+  readonly signed?: { readonly kid: string; readonly signature: Uint8Array }
+  readonly effects: readonly Bound[]
+}
+
+/** Where a statement stands in the log, and the proof of it: all that a receipt adds to the signature. */
+export interface SequencedEntry {
+  readonly kind: 'sequenced'
+  readonly leafIndex: number
+  readonly treeSize: number
+  /** The audit path, leaf to root (RFC 6962 §2.1.1). */
+  readonly proof: readonly Uint8Array[]
+  /** The signed checkpoint of `treeSize`. */
+  readonly checkpoint: string
+}
+
+/** Makes the signed note of a checkpoint. Called once per batch. */
+export type SignCheckpoint = (checkpoint: Checkpoint) => string
+
+/** The log contradicts itself. Nothing may be appended to it any more: the process must stop. */
+export class LogBroken extends Error {
+  override readonly name = 'LogBroken'
+}
+
+/** Larger batches save no CPU and make everyone in them wait: latency jumps beyond a few hundred rows. */
+const maxBatch = 256
+
+/** How long the outcome of a COMMIT is looked for after its connection was lost. */
+const readBackMs = 15_000
+
+/**
+ * Gives statements their place in the log, in batches: while one batch commits, the next one fills (group commit
+ * without a timer). The life of a batch is {@link Sequencer.#commit}, told in README.md of this folder.
+ */
+export class Sequencer {
+  readonly #database: Database
+  readonly #dataKeys: DataKeys
+  readonly #signCheckpoint: SignCheckpoint
+  readonly #observer: Observer
+  readonly #onCheckpoint: (checkpoint: string) => void
+  readonly #onBroken: (error: LogBroken) => void
+  /** The edge as of the latest batch of this process. Another process may have gone on from there. */
+  #edge: TreeEdge | undefined
+  #queue: Waiting[] = []
+  #running: Promise<void> | undefined
+  #closed = false
+  #broken: LogBroken | undefined
+
+  constructor(parts: {
+    database: Database
+    dataKeys: DataKeys
+    signCheckpoint: SignCheckpoint
+    observer: Observer
+    /** Told of each checkpoint once it is committed. */
+    onCheckpoint: (checkpoint: string) => void
+    /** Told once that nothing can be appended any more. */
+    onBroken: (error: LogBroken) => void
+  }) {
+    this.#database = parts.database
+    this.#dataKeys = parts.dataKeys
+    this.#signCheckpoint = parts.signCheckpoint
+    this.#observer = parts.observer
+    this.#onCheckpoint = parts.onCheckpoint
+    this.#onBroken = parts.onBroken
+  }
+
+  /** Statements that wait for a batch. Who lets the public in bounds this. */
+  get depth(): number {
+    return this.#queue.length
+  }
+
+  /**
+   * Resolves once the statement and its effects are committed. Rejects with RelayError `storage_unavailable` when they
+   * certainly are not, `outcome_unknown` when that could not be found out, or with the error of an effect.
+   */
+  async append(pending: Pending): Promise<SequencedEntry | Superseded> {
+    const tenantId = pending.tenantId ?? null
+    const dataKey = await this.#dataKeys.get(this.#database, tenantId ?? deploymentVault)
+    if (this.#broken !== undefined) throw new RelayError('internal', { cause: this.#broken })
+    if (this.#closed) throw new RelayError('shutting_down', { retryAfterS: 1 })
+    const entry = entryOf(pending.statement)
+    const sealed = dataKey.seal(pending.statement, statementContext(tenantId))
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ pending, tenantId, entry, sealed, resolve, reject })
+      this.#running ??= this.#drain()
+    })
+  }
+
+  /** Takes no more statements and resolves when the last batch has an outcome. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.#running
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#queue.length > 0) await this.#sequence(this.#queue.splice(0, maxBatch))
+    this.#running = undefined
+  }
+
+  /** Commits a batch and answers everyone in it. Never rejects. */
+  async #sequence(batch: readonly Waiting[]): Promise<void> {
+    const startedAt = performance.now()
+    const sent: { proposal?: Proposal } = {}
+    try {
+      await this.#database.transaction(async (tx) => {
+        sent.proposal = await this.#propose(tx, batch)
+      })
+    } catch (error) {
+      const unknown = error instanceof CommitUnknown && sent.proposal !== undefined
+      const landed = unknown && (await this.#readBack(sent.proposal))
+      if (landed === undefined) {
+        this.#observer.batchFailed('unknown_outcome')
+        return refuse(batch, new RelayError('outcome_unknown', { cause: error, retryAfterS: 5 }))
+      }
+      if (!landed) return this.#fail(batch, error)
+    }
+    const { proposal } = sent
+    if (proposal === undefined) return
+    this.#answer(proposal)
+    if (proposal.growth === undefined) return
+    this.#edge = proposal.growth.edge
+    this.#onCheckpoint(proposal.checkpoint)
+    this.#observer.batchCommitted(proposal.admitted.length, (performance.now() - startedAt) / 1000)
+    this.#observer.treeGrew(this.#edge.treeSize)
+  }
+
+  /**
+   * Everything between BEGIN and COMMIT. If the process dies anywhere in here, the database rolls back and nobody was
+   * answered; if it dies after COMMIT, the batch stands and its vendors, unanswered, will post again.
+   */
+  async #propose(tx: Tx, batch: readonly Waiting[]): Promise<Proposal> {
+    const head = await lockHead(tx)
+    const edge = await this.#edgeOf(tx, head)
+    const { admitted, superseded, deferred } = await admit(tx, batch)
+    const proposal = { admitted, superseded, deferred, firstLeafIndex: edge.treeSize, afterCommit: [] }
+    if (admitted.length === 0) return { ...proposal, growth: undefined, checkpoint: head.checkpoint }
+
+    const growth = edge.append(admitted.map((waiting) => hashLeaf(waiting.entry)))
+    const { treeSize, rootHash } = growth.edge
+    const checkpoint = this.#signCheckpoint({ origin: head.origin, treeSize, rootHash })
+    const rows = admitted.map(({ tenantId, entry, sealed, pending: { signed } }, i) => ({
+      leafIndex: edge.treeSize + i,
+      tenantId,
+      entry,
+      sealed,
+      kid: signed?.kid ?? null,
+      signature: signed?.signature ?? null,
+    }))
+    // One connection answers these in the order they are sent; only the waiting is shared.
+    const [afterCommit] = await allOf([
+      writeEffects(tx, admitted, edge.treeSize, head),
+      insertStatements(tx, rows),
+      ...growth.fullTiles.map((tile) => insertFullTile(tx, tile)),
+    ])
+    await advanceHead(tx, edge.treeSize, { treeSize, rootHash, checkpoint })
+    return { ...proposal, growth, checkpoint, afterCommit }
+  }
+
+  /** The right edge of the tree at `head`: ours if nobody else appended since, else read from the database. */
+  async #edgeOf(tx: Tx, head: HeadRow): Promise<TreeEdge> {
+    const known = this.#edge
+    if (known !== undefined && known.treeSize > head.treeSize) {
+      throw this.#stop(`the log shrank from ${known.treeSize} to ${head.treeSize} leaves`)
+    }
+    const edge = known?.treeSize === head.treeSize ? known : await loadEdge(tx, head.treeSize)
+    if (Buffer.compare(edge.rootHash, head.rootHash) !== 0) {
+      throw this.#stop(`the leaves of the log do not hash to its root at ${head.treeSize}`)
+    }
+    return edge
+  }
+
+  #stop(sentence: string): LogBroken {
+    this.#broken = new LogBroken(sentence)
+    this.#onBroken(this.#broken)
+    return this.#broken
+  }
+
+  /** Whether a batch whose COMMIT got no answer is in the log; undefined if the database cannot be asked in time. */
+  async #readBack(proposal: Proposal | undefined): Promise<boolean | undefined> {
+    const first = proposal?.admitted[0]
+    if (proposal === undefined || first === undefined) return true
+    for (const until = performance.now() + readBackMs; performance.now() < until; await delay(100)) {
+      try {
+        return await this.#database.transaction(async (tx) => {
+          // A backend may still be committing what we sent. It holds the head, so this waits for it.
+          await lockHead(tx)
+          const row = await findStatement(tx, proposal.firstLeafIndex)
+          // Salted, so equal entries mean the same statement: either the whole batch is there or none of it.
+          return row !== undefined && Buffer.compare(row.entry, first.entry) === 0
+        })
+      } catch {
+        // Still unreachable, or restarting. Ask again: guessing could answer for a message that does not exist.
+      }
+    }
+    return undefined
+  }
+
+  async #fail(batch: readonly Waiting[], cause: unknown): Promise<void> {
+    if (cause instanceof DatabaseUnavailable || cause instanceof CommitUnknown) {
+      this.#observer.batchFailed('unavailable')
+      return refuse(batch, new RelayError('storage_unavailable', { cause, retryAfterS: 1 }))
+    }
+    this.#observer.batchFailed('refused')
+    if (batch.length === 1 || cause instanceof LogBroken) return refuse(batch, cause)
+    // The database refused one of them, and does not say which: alone, it fails alone.
+    for (const waiting of batch) await this.#sequence([waiting])
+  }
+
+  #answer({ admitted, superseded, deferred, firstLeafIndex, growth, checkpoint, afterCommit }: Proposal): void {
+    for (const follow of afterCommit) follow()
+    this.#queue.unshift(...deferred)
+    for (const [waiting, reason] of superseded) waiting.resolve(reason)
+    if (growth === undefined) return
+    const treeSize = growth.edge.treeSize
+    for (const [i, waiting] of admitted.entries()) {
+      const leafIndex = firstLeafIndex + i
+      waiting.resolve({ kind: 'sequenced', leafIndex, treeSize, checkpoint, proof: growth.prove(leafIndex) })
+    }
+  }
+}
+
+interface Waiting {
+  readonly pending: Pending
+  readonly tenantId: string | null
+  readonly entry: Uint8Array
+  readonly sealed: Uint8Array
+  readonly resolve: (outcome: SequencedEntry | Superseded) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** A batch as it will be if COMMIT succeeds. */
+interface Proposal {
+  readonly admitted: readonly Waiting[]
+  readonly superseded: readonly (readonly [Waiting, Superseded])[]
+  readonly deferred: readonly Waiting[]
+  readonly firstLeafIndex: number
+  readonly growth: Growth | undefined
+  readonly checkpoint: string
+  readonly afterCommit: readonly AfterCommit[]
+}
+
+function refuse(batch: readonly Waiting[], error: unknown): void {
+  for (const waiting of batch) waiting.reject(error)
+}
+
+async function admit(tx: Tx, batch: readonly Waiting[]): Promise<Pick<Proposal, 'admitted' | 'superseded' | 'deferred'>> {
+  const verdicts = new Map<Waiting, Admission>()
+  for (const [effect, bound] of byEffect(batch)) {
+    if (effect.admit === undefined) continue
+    const admissions = await effect.admit(
+      tx,
+      bound.map(({ row }) => row),
+    )
+    for (const [i, { waiting }] of bound.entries()) {
+      const admission = admissions[i]
+      if (admission !== undefined && admission.kind !== 'admitted') verdicts.set(waiting, admission)
+    }
+  }
+  const admitted: Waiting[] = []
+  const superseded: [Waiting, Superseded][] = []
+  const deferred: Waiting[] = []
+  for (const waiting of batch) {
+    const verdict = verdicts.get(waiting)
+    if (verdict?.kind === 'superseded') superseded.push([waiting, verdict])
+    else if (verdict?.kind === 'defer') deferred.push(waiting)
+    else admitted.push(waiting)
+  }
+  return { admitted, superseded, deferred }
+}
+
+async function writeEffects(tx: Tx, admitted: readonly Waiting[], firstLeafIndex: number, head: Head): Promise<AfterCommit[]> {
+  const writes = [...byEffect(admitted)].map(([effect, bound]) => {
+    const rows: Sequenced<unknown>[] = bound.map(({ row, position }) => ({ row, leafIndex: firstLeafIndex + position }))
+    return effect.write(tx, rows, head)
+  })
+  const followUps = await allOf(writes)
+  return followUps.filter((follow) => follow !== undefined)
+}
+
+function byEffect(batch: readonly Waiting[]): Map<Effect<unknown>, { row: unknown; waiting: Waiting; position: number }[]> {
+  const groups = new Map<Effect<unknown>, { row: unknown; waiting: Waiting; position: number }[]>()
+  for (const [position, waiting] of batch.entries()) {
+    for (const { effect, row } of waiting.pending.effects) {
+      const group = groups.get(effect)
+      if (group === undefined) groups.set(effect, [{ row, waiting, position }])
+      else group.push({ row, waiting, position })
+    }
+  }
+  return groups
+}
+
+/** Like Promise.all, but waits for every one also when one rejects: none may go on using a transaction that ended. */
+async function allOf<T extends readonly unknown[]>(work: readonly [...{ [I in keyof T]: Promise<T[I]> | T[I] }]): Promise<T> {
+  await Promise.allSettled(work)
+  return (await Promise.all(work)) as unknown as T
+}

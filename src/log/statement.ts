@@ -1,0 +1,91 @@
+import { randomBytes } from 'node:crypto'
+import { receiptHeader } from '../keyring/jws.ts'
+import type { Keyring } from '../keyring/keyring.ts'
+import { jwsSigningInput } from '../keyring/signing-input.ts'
+import { canonicalJson } from '../message/canonical.ts'
+import { sha256 } from '../message/digest.ts'
+
+declare const exact: unique symbol
+
+/** The exact RFC 8785 bytes of one audit event, salt included. Only {@link state} makes one. */
+export type Statement = Uint8Array & { readonly [exact]: 'statement' }
+
+/**
+ * One fact we vouch for. Kinds are `noun.verb`; `sub` names what the fact is about; `tenant` is absent where the fact
+ * belongs to the whole deployment. Members are what the statement carries beside `v`, `iss`, `iat` and `salt`.
+ */
+export type AuditEvent =
+  | { kind: 'log.created'; sub: string; vkey: string }
+  | { kind: 'key.generated' | 'key.activated'; sub: string; purpose: string; x: string; wrapping_key: string }
+  | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
+  | { kind: 'source.created'; sub: string; tenant: string; actor: string }
+  | { kind: 'endpoint.created' | 'endpoint.updated'; sub: string; tenant: string; actor: string; url_sha256: string }
+  | { kind: 'endpoint.deleted'; sub: string; tenant: string; actor: string }
+  | {
+      kind: 'api_key.created'
+      sub: string
+      tenant?: string
+      actor: string
+      role: string
+      source?: string
+    }
+  | { kind: 'api_key.revoked'; sub: string; tenant?: string; actor: string }
+  | {
+      kind: 'message.accepted'
+      sub: string
+      tenant: string
+      source: string
+      actor: string
+      /** `bytes` counts the canonical payload; the digests are base64url SHA-256, of it and of the bytes received. */
+      payload: { bytes: number; sha256: string; received_sha256: string }
+    }
+  | {
+      kind: 'delivery.attempted'
+      sub: string
+      tenant: string
+      message: string
+      endpoint: string
+      attempt: number
+      outcome: 'delivered' | 'refused' | 'unreachable'
+      status?: number
+      reason?: string
+      duration_ms: number
+      /** The key that signed this attempt; absent where nothing was sent. */
+      kid?: string
+    }
+  | {
+      kind: 'delivery.abandoned'
+      sub: string
+      tenant: string
+      message: string
+      endpoint: string
+      attempts: number
+      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
+    }
+
+/** States `event`: adds version, issuer, time (unix seconds) and a fresh 16-byte salt, which makes the entry hiding. */
+export function state(issuer: string, event: AuditEvent, now: Date): Statement {
+  const iat = Math.floor(now.getTime() / 1000)
+  const salt = randomBytes(16).toString('base64url')
+  return canonicalJson({ v: 1, iss: issuer, iat, salt, ...event }) as Statement
+}
+
+/** What the log stores of a statement: its SHA-256, 32 bytes. */
+export const entryOf = (statement: Uint8Array): Uint8Array => sha256(statement)
+
+/** What a sealed statement is bound to. Its place in the log is not known when it is sealed; its entry binds that. */
+export const statementContext = (tenantId: string | null): Uint8Array => Buffer.from(`statement\0${tenantId ?? ''}`)
+
+/** A statement and the signature of the payload key that a receipt shows for it. */
+export interface SignedStatement {
+  readonly statement: Statement
+  readonly kid: string
+  /** 64 bytes, over the JWS signing input of {@link receiptHeader} and the statement. */
+  readonly signature: Uint8Array
+}
+
+export function signStatement(keyring: Keyring, statement: Statement): SignedStatement {
+  const kid = keyring.kid
+  const input = jwsSigningInput(receiptHeader(kid), Buffer.from(statement).toString('base64url'))
+  return { statement, kid, signature: keyring.sign(input) }
+}

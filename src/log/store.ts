@@ -1,0 +1,142 @@
+import { byteaArray, int8Array, textArray, type Tx } from '../ports/database.ts'
+
+/** The row that holds the head of the log, as the batch that locked it found it. */
+export interface HeadRow {
+  issuer: string
+  origin: string
+  treeSize: number
+  rootHash: Uint8Array
+  /** Signed note over (origin, treeSize, rootHash). */
+  checkpoint: string
+  configuration: number
+}
+
+const headColumns = `issuer, origin, tree_size as "treeSize", root_hash as "rootHash", checkpoint, configuration`
+
+export async function findHead(tx: Tx): Promise<HeadRow | undefined> {
+  const [head] = await tx.query<HeadRow>(`select ${headColumns} from log`)
+  return head
+}
+
+/** Locks the head until the transaction ends. Batches of all processes queue here, in order. */
+export async function lockHead(tx: Tx): Promise<HeadRow> {
+  const [head] = await tx.query<HeadRow>(`select ${headColumns} from log for update`)
+  if (head === undefined) throw new Error('the database holds no log')
+  return head
+}
+
+const insertLog = `
+  insert into log (issuer, origin, tree_size, root_hash, checkpoint) values ($1, $2, $3, $4, $5)`
+
+export const insertHead = (tx: Tx, head: Omit<HeadRow, 'configuration'>): Promise<unknown> =>
+  tx.query(insertLog, [head.issuer, head.origin, head.treeSize, head.rootHash, head.checkpoint])
+
+// The lock already keeps others out; comparing the size as well means that a mistake of ours cannot fork the log.
+const moveHead = `
+  update log set tree_size = $2, root_hash = $3, checkpoint = $4
+   where tree_size = $1
+  returning tree_size`
+
+export async function advanceHead(
+  tx: Tx,
+  from: number,
+  to: { treeSize: number; rootHash: Uint8Array; checkpoint: string },
+): Promise<void> {
+  const moved = await tx.query(moveHead, [from, to.treeSize, to.rootHash, to.checkpoint])
+  if (moved.length !== 1) throw new Error(`the head of the log is not at ${from}, although it was locked there`)
+}
+
+const countChange = `update log set configuration = configuration + 1 returning configuration`
+
+/** Counts an administrative change; every cache older than the count returned reads again. */
+export async function advanceConfiguration(tx: Tx): Promise<number> {
+  const [row] = await tx.query<{ configuration: number }>(countChange)
+  if (row === undefined) throw new Error('the database holds no log')
+  return row.configuration
+}
+
+export interface StatementRow {
+  leafIndex: number
+  tenantId: string | null
+  entry: Uint8Array
+  sealed: Uint8Array
+  kid: string | null
+  signature: Uint8Array | null
+}
+
+const insertRows = `
+  insert into statements (leaf_index, tenant_id, entry, sealed, kid, signature)
+  select * from unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::text[], $6::bytea[])`
+
+export const insertStatements = (tx: Tx, rows: readonly StatementRow[]): Promise<unknown> =>
+  tx.query(insertRows, [
+    int8Array(rows.map((row) => row.leafIndex)),
+    textArray(rows.map((row) => row.tenantId)),
+    byteaArray(rows.map((row) => row.entry)),
+    byteaArray(rows.map((row) => row.sealed)),
+    textArray(rows.map((row) => row.kid)),
+    byteaArray(rows.map((row) => row.signature)),
+  ])
+
+const selectStatement = `
+  select leaf_index as "leafIndex", tenant_id as "tenantId", entry, sealed, kid, signature
+    from statements
+   where leaf_index = $1`
+
+export async function findStatement(tx: Tx, leafIndex: number): Promise<StatementRow | undefined> {
+  const [row] = await tx.query<StatementRow>(selectStatement, [leafIndex])
+  return row
+}
+
+const insertTile = `insert into tiles (level, tile_index, hashes, root_hash) values ($1, $2, $3, $4)`
+
+// The database has the 256 entries already, most of them from earlier batches: it puts the bundle together itself.
+const insertBundle = `
+  insert into entry_bundles (tile_index, entries)
+  select $1::bigint, string_agg(entry, ''::bytea order by leaf_index)
+    from statements
+   where leaf_index between $1::bigint * 256 and $1::bigint * 256 + 255`
+
+export async function insertFullTile(
+  tx: Tx,
+  tile: { level: number; index: number; hashes: Uint8Array; rootHash: Uint8Array },
+): Promise<void> {
+  await tx.query(insertTile, [tile.level, tile.index, tile.hashes, tile.rootHash])
+  if (tile.level === 0) await tx.query(insertBundle, [tile.index])
+}
+
+const selectTile = `select hashes from tiles where level = $1 and tile_index = $2`
+
+export async function findFullTile(tx: Tx, level: number, index: number): Promise<Uint8Array | undefined> {
+  const [row] = await tx.query<{ hashes: Uint8Array }>(selectTile, [level, index])
+  return row?.hashes
+}
+
+const selectTileRoots = `
+  select root_hash as "rootHash" from tiles
+   where level = $1 and tile_index >= $2 and tile_index < $3
+   order by tile_index`
+
+/** The root hashes of full tiles, which are the hashes of the tile level above. */
+export async function tileRoots(tx: Tx, level: number, from: number, to: number): Promise<Uint8Array[]> {
+  const rows = await tx.query<{ rootHash: Uint8Array }>(selectTileRoots, [level, from, to])
+  return rows.map((row) => row.rootHash)
+}
+
+const selectEntries = `
+  select entry from statements where leaf_index >= $1 and leaf_index < $2 order by leaf_index`
+
+/** Entries that are not in a full bundle yet, or at most 256 others. */
+export async function entriesBetween(tx: Tx, from: number, to: number): Promise<Uint8Array[]> {
+  const rows = await tx.query<{ entry: Uint8Array }>(selectEntries, [from, to])
+  return rows.map((row) => row.entry)
+}
+
+const selectBundle = `select entries from entry_bundles where tile_index = $1`
+
+/** The 256 entries of a full bundle, 32 bytes each. */
+export async function findFullBundle(tx: Tx, index: number): Promise<Uint8Array[] | undefined> {
+  const [row] = await tx.query<{ entries: Uint8Array }>(selectBundle, [index])
+  if (row === undefined) return undefined
+  return Array.from({ length: 256 }, (_, i) => row.entries.subarray(i * 32, i * 32 + 32))
+}

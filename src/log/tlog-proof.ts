@@ -1,0 +1,96 @@
+/**
+ * A proof that travels (c2sp.org/tlog-proof@v1): with it, an entry and the log's vkey, anyone can check offline that
+ * the entry is in the log.
+ *
+ *     c2sp.org/tlog-proof@v1
+ *     extra <base64>            optional, opaque, and authenticated by nothing
+ *     index 5                   leafIndex
+ *     zMKa4OAq…                 the inclusion proof: one hash a line, the leaf's sibling first
+ *     nk9gCR+f…
+ *
+ *     example.com/log …         the checkpoint, verbatim
+ */
+import { type LogTrust, openCheckpoint, parseDecimal, type VerifiedCheckpoint } from './checkpoint.ts'
+import { decodeBase64, encodeBase64, maxNoteBytes, NoteError, type NoteRefusal } from './note.ts'
+import { hashBytes, hashLeaf, verifyInclusion } from './tree.ts'
+
+export interface TlogProof {
+  readonly leafIndex: number
+  /** The inclusion proof, 32 bytes each, the leaf's sibling first. */
+  readonly proof: readonly Uint8Array[]
+  /** The signed note, verbatim. */
+  readonly checkpoint: string
+  readonly extra?: Uint8Array
+}
+
+/** What became of a verification. `failed` is the first step that did not hold. */
+export type TlogProofVerdict =
+  | { readonly ok: true; readonly leafIndex: number; readonly checkpoint: VerifiedCheckpoint }
+  | { readonly ok: false; readonly failed: 'format' | 'checkpoint'; readonly reason: NoteRefusal }
+  | { readonly ok: false; readonly failed: 'inclusion' }
+
+/** Whether `text` proves `entry` to be in the log we expect. Never throws, whatever the text is. */
+export function verifyProof(text: string, entry: Uint8Array, trust: LogTrust): TlogProofVerdict {
+  let failed: 'format' | 'checkpoint' = 'format'
+  try {
+    const { leafIndex, proof, checkpoint: note } = parseProof(text)
+    failed = 'checkpoint'
+    const checkpoint = openCheckpoint(note, trust)
+    const { treeSize, rootHash } = checkpoint
+    return verifyInclusion({ leafHash: hashLeaf(entry), leafIndex, treeSize, proof, rootHash })
+      ? { ok: true, leafIndex, checkpoint }
+      : { ok: false, failed: 'inclusion' }
+  } catch (error) {
+    if (error instanceof NoteError) return { ok: false, failed, reason: error.reason }
+    throw error
+  }
+}
+
+/** The proof as text. NoteError (malformed_proof) for values that {@link parseProof} would not give back. */
+export function formatProof({ leafIndex, proof, checkpoint, extra }: TlogProof): string {
+  const lines = [
+    firstLine,
+    ...(extra ? [`extra ${encodeBase64(extra)}`] : []),
+    `index ${leafIndex}`,
+    ...proof.map(encodeBase64),
+  ]
+  const text = `${lines.join('\n')}\n\n${checkpoint}`
+  parseProof(text) // What we could not read back must not leave.
+  return text
+}
+
+const firstLine = 'c2sp.org/tlog-proof@v1'
+
+/** The longest inclusion proof in any tree of at most 2^53−1 leaves. */
+const maxProofHashes = 53
+
+/** Reads a proof, which is not verified by that. NoteError (malformed_proof) unless it is spelled the one way. */
+export function parseProof(text: string): TlogProof {
+  const split = text.indexOf('\n\n')
+  if (text.length > maxNoteBytes || split < 0) throw malformed('not a proof, an empty line and a checkpoint')
+  const [first, ...lines] = text.slice(0, split).split('\n')
+  if (first !== firstLine) throw malformed(`the first line is not ${firstLine}`)
+  const extra = lines[0]?.startsWith('extra ') ? parseExtra(lines.shift() ?? '') : undefined
+  const [index = '', ...hashes] = lines
+  const leafIndex = index.startsWith('index ') ? parseDecimal(index.slice('index '.length)) : undefined
+  if (leafIndex === undefined) throw malformed('no leaf index')
+  if (hashes.length > maxProofHashes) throw malformed('a longer proof than any tree has')
+  return { leafIndex, proof: hashes.map(parseHash), checkpoint: text.slice(split + 2), ...(extra && { extra }) }
+}
+
+/** No extra data is said by no line, so a line without any is refused. */
+function parseExtra(line: string): Uint8Array {
+  const extra = decodeBase64(line.slice('extra '.length))
+  if (!extra?.length) throw malformed('the extra line holds no base64')
+  return extra
+}
+
+function parseHash(line: string): Uint8Array {
+  const bytes = decodeBase64(line)
+  if (bytes?.length !== hashBytes) throw malformed('a line of the proof is not a hash')
+  return bytes
+}
+
+function malformed(detail: string): NoteError {
+  return new NoteError('malformed_proof', detail)
+}

@@ -1,0 +1,46 @@
+/** What a stage may ask of PostgreSQL. The stages write their own SQL; the adapter owns connections and encodings. */
+export interface Database {
+  /** Runs one statement in its own transaction. */
+  query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+
+  /**
+   * Runs `work` in one READ COMMITTED transaction and commits it.
+   * Rejects with the error of `work` after rolling back; with {@link CommitUnknown} when the connection was lost after
+   * COMMIT was sent and before it was answered (the caller must read back: never repeat blindly); with
+   * {@link DatabaseUnavailable} when the connection was lost earlier or none could be had, and nothing was committed.
+   */
+  transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>
+
+  close(): Promise<void>
+}
+
+export interface Tx {
+  /** Each distinct `text` is prepared once per connection, so `text` must be a constant. Rows have column names as
+   *  keys: bytea as Uint8Array, bigint and integer as number (the adapter throws beyond 2^53−1), timestamptz as Date,
+   *  jsonb parsed, text as string. */
+  query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+}
+
+export type Param = string | number | boolean | Date | Uint8Array | null | ArrayParam
+
+/** A whole column for `unnest`, sent in PostgreSQL's binary array format: no text escapes on the hot path. */
+export type ArrayParam =
+  | { readonly array: 'bytea'; readonly values: readonly (Uint8Array | null)[] }
+  | { readonly array: 'text'; readonly values: readonly (string | null)[] }
+  | { readonly array: 'int8'; readonly values: readonly (number | null)[] }
+  | { readonly array: 'timestamptz'; readonly values: readonly (Date | null)[] }
+
+export const byteaArray = (values: readonly (Uint8Array | null)[]): ArrayParam => ({ array: 'bytea', values })
+export const textArray = (values: readonly (string | null)[]): ArrayParam => ({ array: 'text', values })
+export const int8Array = (values: readonly (number | null)[]): ArrayParam => ({ array: 'int8', values })
+export const timestamptzArray = (values: readonly (Date | null)[]): ArrayParam => ({ array: 'timestamptz', values })
+
+/** The connection was lost, or none could be had, and nothing was committed. */
+export class DatabaseUnavailable extends Error {
+  override readonly name = 'DatabaseUnavailable'
+}
+
+/** The connection was lost between sending COMMIT and its answer. Read back before doing anything else. */
+export class CommitUnknown extends Error {
+  override readonly name = 'CommitUnknown'
+}

@@ -1,0 +1,23 @@
+/** What an operator watches. The stages say what happened; the metrics adapter counts. Calls must be cheap and not throw. */
+export interface Observer {
+  accepted(canonicalBytes: number): void
+  /** `code` of the error table. */
+  refused(code: string): void
+  /** One batch committed: its statements, and seconds from its first SQL to the answer of COMMIT. */
+  batchCommitted(statements: number, seconds: number): void
+  batchFailed(reason: 'unavailable' | 'unknown_outcome' | 'refused'): void
+  treeGrew(treeSize: number): void
+  /** `outcome` is delivered, refused, or the reason a receiver was unreachable. */
+  attempted(outcome: string, seconds: number): void
+  abandoned(): void
+}
+
+export const silentObserver: Observer = {
+  accepted() {},
+  refused() {},
+  batchCommitted() {},
+  batchFailed() {},
+  treeGrew() {},
+  attempted() {},
+  abandoned() {},
+}

@@ -1,0 +1,329 @@
+import type { Config } from './config.ts'
+import { OutboundClient } from './delivery/client.ts'
+import { Endpoints } from './delivery/endpoints.ts'
+import { EgressGuard } from './delivery/guard.ts'
+import { defaultScheduleMs, parseSchedule } from './delivery/schedule.ts'
+import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { DeliveryWorker } from './delivery/worker.ts'
+import { RelayError } from './errors.ts'
+import { DataKeys } from './keyring/data-keys.ts'
+import { type KeyRecord, Keyring, keyState } from './keyring/keyring.ts'
+import { signCheckpoint } from './log/checkpoint.ts'
+import { findOrCreateLog, logSigner, originOf } from './log/genesis.ts'
+import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
+import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
+import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
+import { type LogBroken, Sequencer } from './log/sequencer.ts'
+import { type AuditEvent, signStatement, state } from './log/statement.ts'
+import { findHead, type HeadRow } from './log/store.ts'
+import { IdMaker } from './message/id.ts'
+import { type Arrival, type Message, parseMessage } from './message/message.ts'
+import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import type { Clock } from './ports/clock.ts'
+import type { Database } from './ports/database.ts'
+import { bind } from './ports/effect.ts'
+import type { KeyWrapper } from './ports/key-wrapper.ts'
+import type { Logger } from './ports/logger.ts'
+import type { ObjectStore } from './ports/object-store.ts'
+import type { Observer } from './ports/observer.ts'
+import { issueReceipt } from './receipt/issue.ts'
+import type { Receipt } from './receipt/receipt.ts'
+import {
+  type CheckpointOpener,
+  type Evidence,
+  type TrustedKey,
+  type TrustMaterial,
+  trustLog,
+  type Verdict,
+  verifyEvidence,
+} from './receipt/verify.ts'
+import { Acts, Administration } from './tenant/administration.ts'
+import { Directory } from './tenant/directory.ts'
+
+/** What the relay stands on; chosen once, in main.ts. */
+export interface Adapters {
+  readonly database: Database
+  readonly wrapper: KeyWrapper
+  readonly objectStore: ObjectStore
+  readonly clock: Clock
+  readonly random: () => number
+  readonly logger: Logger
+  readonly observer: Observer
+  /** Called when the log contradicts itself: the process must stop. */
+  readonly onBroken: (error: LogBroken) => void
+}
+
+export type RelayOptions = Pick<
+  Config,
+  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency'
+> & {
+  /** How often the database is asked for deliveries that fell due, milliseconds. */
+  readonly pollMs?: number
+}
+
+/** The receipt of a message, and whether the message was accepted before (same Idempotency-Key). */
+export interface Acceptance {
+  readonly receipt: Receipt
+  readonly repeated: boolean
+}
+
+/** A message that waited this long for a place would only wait longer: say so instead. Seconds. */
+const overloadedRetryAfterS = 1
+
+/**
+ * The story: what happens to a message, and what can be asked about it afterwards. Each step is a stage of the river in
+ * DESIGN.md section 1; this class only says in which order they come.
+ */
+export class Relay {
+  readonly issuer: string
+  readonly origin: string
+  /** True if this start created the log. */
+  readonly created: boolean
+  readonly keyring: Keyring
+  readonly directory: Directory
+  readonly administration: Administration
+  readonly endpoints: Endpoints
+  readonly sequencer: Sequencer
+  readonly worker: DeliveryWorker
+  readonly #adapters: Adapters
+  readonly #dataKeys: DataKeys
+  readonly #publisher: CheckpointPublisher
+  readonly #trust: TrustMaterial
+  readonly #ids: IdMaker
+  readonly #maxQueue: number
+
+  private constructor(parts: RelayParts) {
+    this.issuer = parts.head.issuer
+    this.origin = parts.head.origin
+    this.created = parts.created
+    this.keyring = parts.keyring
+    this.directory = parts.directory
+    this.administration = parts.administration
+    this.endpoints = parts.endpoints
+    this.sequencer = parts.sequencer
+    this.worker = parts.worker
+    this.#adapters = parts.adapters
+    this.#dataKeys = parts.dataKeys
+    this.#publisher = parts.publisher
+    this.#trust = parts.trust
+    this.#ids = parts.ids
+    this.#maxQueue = parts.maxQueue
+  }
+
+  static async open(adapters: Adapters, options: RelayOptions): Promise<Relay> {
+    return new Relay(await assemble(adapters, options))
+  }
+
+  start(): void {
+    this.worker.start()
+  }
+
+  /**
+   * Accepts one POST: parsed, stated, signed, committed with its deliveries, and receipted. Rejects with the code of
+   * whatever was wrong with it; then nothing of it is kept.
+   */
+  async accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
+    if (this.sequencer.depth >= this.#maxQueue) throw new RelayError('overloaded', { retryAfterS: overloadedRetryAfterS })
+    const { clock, database, observer } = this.#adapters
+    const now = clock.now()
+    const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
+    const signed = signStatement(this.keyring, state(this.issuer, acceptanceOf(message), now))
+    const dataKey = await this.#dataKeys.get(database, message.tenantId)
+    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const place = await this.sequencer.append({
+      tenantId: message.tenantId,
+      statement: signed.statement,
+      signed,
+      effects: [bind(storeMessages, { message, sealed }), bind(this.worker.owe, { message, signed })],
+    })
+    if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
+    observer.accepted(message.payload.length)
+    return { receipt: issueReceipt(message.id, signed, place, this.#trust), repeated: false }
+  }
+
+  /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
+  async getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
+    const message = await findMessage(this.#adapters.database, id)
+    if (message === undefined || (tenantId !== null && message.tenantId !== tenantId)) throw new RelayError('not_found')
+    return message
+  }
+
+  /** The canonical payload, opened. */
+  async payloadOf(message: StoredMessage): Promise<Uint8Array> {
+    const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
+    return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
+  }
+
+  /** A receipt with the signature of acceptance and a proof in the newest checkpoint. */
+  async receiptOf(message: StoredMessage): Promise<Receipt> {
+    const { database } = this.#adapters
+    const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
+    if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
+    const { head, proof } = await proveNow(database, message.leafIndex)
+    const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
+    return issueReceipt(message.id, { statement, kid, signature }, place, this.#trust)
+  }
+
+  deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
+    return deliveriesOf(this.#adapters.database, message.id)
+  }
+
+  verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
+    const verdict = verifyEvidence(evidence, this.#trust)
+    const record = verdict.key && this.keyring.find(verdict.key.kid)?.record
+    return record ? { ...verdict, key: { kid: record.kid, state: keyState(record) } } : verdict
+  }
+
+  async head(): Promise<HeadRow> {
+    const head = await findHead(this.#adapters.database)
+    if (head === undefined) throw new Error('the database holds no log')
+    return head
+  }
+
+  /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
+  get vkeys(): string[] {
+    return vkeysOf(this.keyring, this.origin)
+  }
+
+  tile(level: number, index: number, width: number): Promise<Uint8Array | undefined> {
+    return findTile(this.#adapters.database, level, index, width)
+  }
+
+  entries(index: number, width: number): Promise<Uint8Array[] | undefined> {
+    return findEntries(this.#adapters.database, index, width)
+  }
+
+  /** Every key ever, with its states and times. */
+  keys(): readonly KeyRecord[] {
+    return this.keyring.history
+  }
+
+  /** Finishes what was accepted and what is in flight. Posts must have stopped coming. */
+  async close(graceMs = 5000): Promise<void> {
+    await this.worker.stop(graceMs)
+    await this.sequencer.close()
+    await this.#publisher.stop()
+  }
+
+  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused. */
+  async #repeat(id: string, message: Message): Promise<Receipt> {
+    const before = await this.getMessage(message.tenantId, id)
+    const payload = await this.payloadOf(before)
+    if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
+    return this.receiptOf(before)
+  }
+}
+
+const acceptanceOf = (message: Message): AuditEvent => ({
+  kind: 'message.accepted',
+  sub: message.id,
+  tenant: message.tenantId,
+  source: message.sourceId,
+  actor: message.actor,
+  payload: {
+    bytes: message.payload.length,
+    sha256: Buffer.from(message.sha256).toString('base64url'),
+    received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+  },
+})
+
+interface RelayParts {
+  head: Pick<HeadRow, 'issuer' | 'origin'>
+  created: boolean
+  keyring: Keyring
+  directory: Directory
+  administration: Administration
+  endpoints: Endpoints
+  sequencer: Sequencer
+  worker: DeliveryWorker
+  adapters: Adapters
+  dataKeys: DataKeys
+  publisher: CheckpointPublisher
+  trust: TrustMaterial
+  ids: IdMaker
+  maxQueue: number
+}
+
+/** Creating the log and the first admin key must happen once, whoever starts first. Any constant will do. */
+export const firstStartLock = `select pg_advisory_xact_lock(4857264071)`
+
+async function assemble(adapters: Adapters, options: RelayOptions): Promise<RelayParts> {
+  const { database, wrapper, objectStore, clock, logger, observer, random } = adapters
+  const { head, created, dataKeys } = await openLog(adapters, options)
+  const { issuer, origin } = head
+  const keyring = await Keyring.open(database, wrapper, issuer)
+  const vkeys = vkeysOf(keyring, origin).map(parseVerifierKey)
+  const current = await findHead(database)
+  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, { origin, vkeys })
+
+  const publisher = new CheckpointPublisher(objectStore, logger)
+  if (current !== undefined) publisher.publish(current.checkpoint)
+  const signer = logSigner(keyring, origin)
+  const sequencer = new Sequencer({
+    database,
+    dataKeys,
+    observer,
+    signCheckpoint: (checkpoint) => signCheckpoint(checkpoint, [signer]),
+    onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
+    onBroken: adapters.onBroken,
+  })
+  const ids = new IdMaker()
+  const directory = new Directory(database, clock)
+  const acts = new Acts(sequencer, clock, issuer)
+  const administration = new Administration({ database, acts, dataKeys, clock, ids })
+  const guard = new EgressGuard({ allow: options.egressAllow })
+  const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
+  const worker = new DeliveryWorker({
+    ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
+    client: new OutboundClient({ guard, clock }),
+    schedule: options.retrySchedule === undefined ? defaultScheduleMs : parseSchedule(options.retrySchedule),
+    concurrency: options.deliveryConcurrency,
+    pollMs: options.pollMs ?? 1000,
+  })
+  const openCheckpoint = rememberLatest(trustLog({ origin, vkeys }))
+  const trust = trustKeyring(keyring, issuer, openCheckpoint)
+  const { maxQueue } = options
+  return { ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, adapters, dataKeys, publisher }, trust, ids, maxQueue }
+}
+
+/** Finds or creates the log, and refuses to go on under another name than the one it was created with. */
+async function openLog({ database, wrapper, clock }: Adapters, { publicUrl, port }: RelayOptions) {
+  return database.transaction(async (tx) => {
+    await tx.query(firstStartLock)
+    const known = (await findHead(tx))?.issuer
+    const issuer = known ?? publicUrl ?? `http://localhost:${port}`
+    if (publicUrl !== undefined && publicUrl !== issuer) {
+      throw new Error(
+        `PUBLIC_URL is ${publicUrl}, but this log was created as ${issuer}. Every receipt and checkpoint names it, so it ` +
+          `cannot change: start with PUBLIC_URL=${issuer}, or with a new database for a new log (${originOf(publicUrl)}).`,
+      )
+    }
+    const dataKeys = new DataKeys(wrapper, issuer)
+    return { dataKeys, ...(await findOrCreateLog(tx, { wrapper, dataKeys, clock, issuer })) }
+  })
+}
+
+const vkeysOf = (keyring: Keyring, origin: string): string[] =>
+  keyring.history.filter((key) => key.purpose === 'log').map((key) => makeVerifierKey(origin, key.publicKey))
+
+/** The keyring as a verifier sees it: payload keys, each with the time in which it signed. */
+function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: CheckpointOpener): TrustMaterial {
+  const trusted = (kid: string): TrustedKey | undefined => {
+    const key = keyring.find(kid)
+    if (key === undefined || key.record.purpose !== 'payload') return undefined
+    const { activatedAt, retiringAt, revokedAt } = key.record
+    const times = { validFrom: activatedAt ?? undefined, validUntil: retiringAt ?? undefined }
+    return { kid, publicKey: key.publicKey, ...times, revokedAt: revokedAt ?? undefined }
+  }
+  const keys = keyring.history.flatMap((key) => trusted(key.kid) ?? [])
+  return { issuer, keys, findKey: trusted, openCheckpoint }
+}
+
+/** All receipts of a batch carry one checkpoint: its signature is verified once for all of them. */
+function rememberLatest(open: CheckpointOpener): CheckpointOpener {
+  let latest: { note: string; checkpoint: ReturnType<CheckpointOpener> } | undefined
+  return (note) => {
+    if (latest?.note !== note) latest = { note, checkpoint: open(note) }
+    return latest.checkpoint
+  }
+}

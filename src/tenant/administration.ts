@@ -1,0 +1,135 @@
+import { RelayError } from '../errors.ts'
+import { type DataKeys, recordDataKey } from '../keyring/data-keys.ts'
+import { type Bound, bind, type Effect } from '../ports/effect.ts'
+import type { Sequencer } from '../log/sequencer.ts'
+import { type AuditEvent, state } from '../log/statement.ts'
+import { advanceConfiguration } from '../log/store.ts'
+import type { IdMaker } from '../message/id.ts'
+import type { Clock } from '../ports/clock.ts'
+import type { Database, Tx } from '../ports/database.ts'
+import { hashSecret, makeSecret, type PresentedKey } from './api-key.ts'
+import type { ApiKey, Role, Source, Tenant, Tier } from './records.ts'
+import { findTenant, insertApiKey, insertSource, insertTenant, revokeApiKey, touchTenant } from './store.ts'
+
+/** An administrative change. It gets the new value of `log.configuration`, which it must leave on whom it changed. */
+export type Change = (tx: Tx, configuration: number) => Promise<unknown>
+
+/** Changes are rare: they are carried out one by one, after the batch has counted itself once. */
+const changes: Effect<Change> = {
+  async write(tx, rows) {
+    const configuration = await advanceConfiguration(tx)
+    for (const { row: change } of rows) await change(tx, configuration)
+  },
+}
+
+/** States an act and carries it out in one transaction: neither exists without the other. */
+export class Acts {
+  readonly #sequencer: Sequencer
+  readonly #clock: Clock
+  readonly #issuer: string
+
+  constructor(sequencer: Sequencer, clock: Clock, issuer: string) {
+    this.#sequencer = sequencer
+    this.#clock = clock
+    this.#issuer = issuer
+  }
+
+  async perform(event: AuditEvent, change: Change): Promise<void> {
+    const tenantId = 'tenant' in event ? event.tenant : undefined
+    const statement = state(this.#issuer, event, this.#clock.now())
+    const effects: Bound[] = [bind(changes, change)]
+    await this.#sequencer.append({ tenantId, statement, effects })
+  }
+}
+
+/** Tenants, sources and API keys: who may do what is decided at the edge, before these are called. */
+export class Administration {
+  readonly #database: Database
+  readonly #acts: Acts
+  readonly #dataKeys: DataKeys
+  readonly #clock: Clock
+  readonly #ids: IdMaker
+
+  constructor(parts: { database: Database; acts: Acts; dataKeys: DataKeys; clock: Clock; ids: IdMaker }) {
+    this.#database = parts.database
+    this.#acts = parts.acts
+    this.#dataKeys = parts.dataKeys
+    this.#clock = parts.clock
+    this.#ids = parts.ids
+  }
+
+  async createTenant(actor: string, wish: { name: string; tier: Tier }): Promise<Tenant> {
+    const now = this.#clock.now()
+    const tenant: Tenant = { id: this.#ids.make('ten', now), name: wish.name, tier: wish.tier, createdAt: now }
+    const dataKey = await this.#dataKeys.generate(tenant.id)
+    const event = { kind: 'tenant.created', sub: tenant.id, tenant: tenant.id, actor, tier: tenant.tier } as const
+    await this.#acts.perform(event, async (tx, configuration) => {
+      await insertTenant(tx, tenant, configuration)
+      await recordDataKey(tx, tenant.id, dataKey, now)
+    })
+    return tenant
+  }
+
+  /** Rejects with `not_found` if there is no such tenant. */
+  async createSource(actor: string, tenantId: string, wish: { name: string }): Promise<Source> {
+    await this.getTenant(tenantId)
+    const now = this.#clock.now()
+    const source: Source = { id: this.#ids.make('src', now), tenantId, name: wish.name, createdAt: now }
+    const event = { kind: 'source.created', sub: source.id, tenant: tenantId, actor } as const
+    await this.#acts.perform(event, async (tx, configuration) => {
+      await insertSource(tx, source)
+      await touchTenant(tx, tenantId, configuration)
+    })
+    return source
+  }
+
+  /**
+   * Makes an API key. `tenantId` null makes an admin key. The secret is in the answer and nowhere else: what is kept
+   * is its hash. `given` is a key the operator chose (`COUNTERSIGN_ADMIN_KEY`).
+   */
+  async createApiKey(
+    actor: string,
+    tenantId: string | null,
+    wish: { name: string; role: Role; sourceId: string | null },
+    given?: PresentedKey,
+  ): Promise<{ apiKey: ApiKey; key: string }> {
+    if (tenantId !== null) await this.getTenant(tenantId)
+    const now = this.#clock.now()
+    const { id, secret } = given ?? { id: this.#ids.make('key', now).slice('key_'.length), secret: makeSecret() }
+    const { name, role, sourceId } = wish
+    const rest = { name, role, sourceId, secretHash: hashSecret(secret), createdAt: now, revokedAt: null }
+    const apiKey: ApiKey = { id, tenantId, ...rest }
+    const event: AuditEvent = {
+      kind: 'api_key.created',
+      sub: actorOf(apiKey),
+      ...(tenantId !== null && { tenant: tenantId }),
+      actor,
+      role,
+      ...(sourceId !== null && { source: sourceId }),
+    }
+    await this.#acts.perform(event, async (tx, configuration) => {
+      await insertApiKey(tx, apiKey)
+      if (tenantId !== null) await touchTenant(tx, tenantId, configuration)
+    })
+    return { apiKey, key: `cs_${id}_${secret}` }
+  }
+
+  async revokeApiKey(actor: string, apiKey: ApiKey): Promise<void> {
+    const { tenantId } = apiKey
+    const sub = actorOf(apiKey)
+    const event: AuditEvent = { kind: 'api_key.revoked', sub, ...(tenantId !== null && { tenant: tenantId }), actor }
+    await this.#acts.perform(event, async (tx, configuration) => {
+      await revokeApiKey(tx, apiKey.id, this.#clock.now())
+      if (tenantId !== null) await touchTenant(tx, tenantId, configuration)
+    })
+  }
+
+  async getTenant(id: string): Promise<Tenant> {
+    const tenant = await findTenant(this.#database, id)
+    if (tenant === undefined) throw new RelayError('not_found')
+    return tenant
+  }
+}
+
+/** How statements name the holder of an API key. */
+export const actorOf = (apiKey: Pick<ApiKey, 'id'>): string => `key_${apiKey.id}`

@@ -1,0 +1,108 @@
+import type { Clock } from '../ports/clock.ts'
+import type { Database, Tx } from '../ports/database.ts'
+import type { ApiKey, Endpoint, Source } from './records.ts'
+import { changedTenants, configurationNow, endpointsOf, findApiKey, findSource } from './store.ts'
+
+/** How long an answer may be given from memory without asking whether the configuration moved on. */
+const freshMs = 1000
+
+/** Entries of one kind held in memory. */
+const mostRemembered = 100_000
+
+/**
+ * What the hot path needs to know about tenants, from memory. `log.configuration` counts every administrative change in
+ * the transaction of the change; whoever sees a higher count reads again what changed. So an API key revoked by any
+ * process stops working everywhere within {@link freshMs}, and a batch, which sees the count under the lock of the
+ * head, owes each message to exactly the endpoints that exist at that moment.
+ */
+export class Directory {
+  readonly #database: Database
+  readonly #clock: Clock
+  #configuration = 0
+  #checkedAtMs = 0
+  #checking: Promise<void> | undefined
+  readonly #apiKeys = new Map<string, ApiKey>()
+  readonly #sources = new Map<string, Source>()
+  readonly #endpoints = new Map<string, readonly Endpoint[]>()
+
+  constructor(database: Database, clock: Clock) {
+    this.#database = database
+    this.#clock = clock
+  }
+
+  /** An API key that is not revoked. */
+  async findApiKey(id: string): Promise<ApiKey | undefined> {
+    await this.#refresh()
+    const key = await this.#recall(this.#apiKeys, id, findApiKey)
+    return key?.revokedAt === null ? key : undefined
+  }
+
+  async findSource(id: string): Promise<Source | undefined> {
+    await this.#refresh()
+    return this.#recall(this.#sources, id, findSource)
+  }
+
+  /** The endpoints of a tenant as of `configuration`, which the caller read in `tx` under the lock of the head. */
+  async endpointsAt(tx: Tx, tenantId: string, configuration: number): Promise<readonly Endpoint[]> {
+    await this.#catchUp(tx, configuration)
+    const known = this.#endpoints.get(tenantId)
+    if (known !== undefined) return known
+    const endpoints = await endpointsOf(tx, tenantId)
+    remember(this.#endpoints, tenantId, endpoints)
+    return endpoints
+  }
+
+  /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
+  async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
+    await this.#refresh()
+    const endpoints = await this.#recall(this.#endpoints, tenantId, endpointsOf)
+    return endpoints?.find((endpoint) => endpoint.id === id)
+  }
+
+  async #recall<T>(
+    cache: Map<string, T>,
+    id: string,
+    find: (tx: Tx, id: string) => Promise<T | undefined>,
+  ): Promise<T | undefined> {
+    const known = cache.get(id)
+    if (known !== undefined) return known
+    const configuration = this.#configuration
+    const found = await find(this.#database, id)
+    // If the configuration moved on meanwhile, what was read may be what has just been forgotten.
+    if (found !== undefined && configuration === this.#configuration) remember(cache, id, found)
+    return found
+  }
+
+  async #refresh(): Promise<void> {
+    const age = this.#clock.now().getTime() - this.#checkedAtMs
+    if (age >= 0 && age < freshMs) return
+    this.#checking ??= this.#check().finally(() => {
+      this.#checking = undefined
+    })
+    await this.#checking
+  }
+
+  async #check(): Promise<void> {
+    const startedAtMs = this.#clock.now().getTime()
+    await this.#catchUp(this.#database, await configurationNow(this.#database))
+    this.#checkedAtMs = startedAtMs
+  }
+
+  async #catchUp(tx: Tx, configuration: number): Promise<void> {
+    if (configuration <= this.#configuration) return
+    const changed = new Set(await changedTenants(tx, this.#configuration))
+    forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
+    forget(this.#sources, (source) => changed.has(source.tenantId))
+    for (const tenantId of changed) this.#endpoints.delete(tenantId)
+    this.#configuration = Math.max(this.#configuration, configuration)
+  }
+}
+
+function remember<T>(cache: Map<string, T>, id: string, value: T): void {
+  if (cache.size >= mostRemembered) cache.clear()
+  cache.set(id, value)
+}
+
+function forget<T>(cache: Map<string, T>, stale: (value: T) => boolean): void {
+  for (const [id, value] of cache) if (stale(value)) cache.delete(id)
+}

@@ -1,0 +1,109 @@
+import type { Tx } from '../ports/database.ts'
+import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
+
+const tenantColumns = `id, name, tier, created_at as "createdAt"`
+const sourceColumns = `id, tenant_id as "tenantId", name, created_at as "createdAt"`
+const endpointColumns = `id, tenant_id as "tenantId", name, url, created_at as "createdAt"`
+const apiKeyColumns = `
+  id, tenant_id as "tenantId", source_id as "sourceId", role, name, secret_hash as "secretHash",
+  created_at as "createdAt", revoked_at as "revokedAt"`
+
+export async function configurationNow(tx: Tx): Promise<number> {
+  const [row] = await tx.query<{ configuration: number }>(`select configuration from log`)
+  return row?.configuration ?? 0
+}
+
+/** The tenants that changed after `configuration`. */
+export async function changedTenants(tx: Tx, configuration: number): Promise<string[]> {
+  const rows = await tx.query<{ id: string }>(`select id from tenants where configuration > $1`, [configuration])
+  return rows.map((row) => row.id)
+}
+
+const touch = `update tenants set configuration = $2 where id = $1`
+
+export const touchTenant = (tx: Tx, tenantId: string, configuration: number): Promise<unknown> =>
+  tx.query(touch, [tenantId, configuration])
+
+const insertTenantRow = `insert into tenants (id, name, tier, created_at, configuration) values ($1, $2, $3, $4, $5)`
+
+export const insertTenant = (tx: Tx, tenant: Tenant, configuration: number): Promise<unknown> =>
+  tx.query(insertTenantRow, [tenant.id, tenant.name, tenant.tier, tenant.createdAt, configuration])
+
+export async function findTenant(tx: Tx, id: string): Promise<Tenant | undefined> {
+  const [row] = await tx.query<Tenant>(`select ${tenantColumns} from tenants where id = $1`, [id])
+  return row
+}
+
+/** Pages are by id, which is by age: `after` is the last id of the page before. */
+export const listTenants = (tx: Tx, after: string, limit: number): Promise<Tenant[]> =>
+  tx.query(`select ${tenantColumns} from tenants where id > $1 order by id limit $2`, [after, limit])
+
+const insertSourceRow = `insert into sources (id, tenant_id, name, created_at) values ($1, $2, $3, $4)`
+
+export const insertSource = (tx: Tx, source: Source): Promise<unknown> =>
+  tx.query(insertSourceRow, [source.id, source.tenantId, source.name, source.createdAt])
+
+export async function findSource(tx: Tx, id: string): Promise<Source | undefined> {
+  const [row] = await tx.query<Source>(`select ${sourceColumns} from sources where id = $1`, [id])
+  return row
+}
+
+const selectSources = `
+  select ${sourceColumns} from sources where tenant_id = $1 and id > $2 order by id limit $3`
+
+export const listSources = (tx: Tx, tenantId: string, after: string, limit: number): Promise<Source[]> =>
+  tx.query(selectSources, [tenantId, after, limit])
+
+const insertEndpointRow = `insert into endpoints (id, tenant_id, name, url, created_at) values ($1, $2, $3, $4, $5)`
+
+export const insertEndpoint = (tx: Tx, endpoint: Endpoint): Promise<unknown> =>
+  tx.query(insertEndpointRow, [endpoint.id, endpoint.tenantId, endpoint.name, endpoint.url, endpoint.createdAt])
+
+const updateEndpointRow = `update endpoints set url = $3, name = $4 where tenant_id = $1 and id = $2 and deleted_at is null`
+
+export const updateEndpoint = (tx: Tx, endpoint: Endpoint): Promise<unknown> =>
+  tx.query(updateEndpointRow, [endpoint.tenantId, endpoint.id, endpoint.url, endpoint.name])
+
+// The row stays: deliveries name it, and its statements are for ever.
+const markDeleted = `update endpoints set deleted_at = $3 where tenant_id = $1 and id = $2 and deleted_at is null`
+
+export const deleteEndpoint = (tx: Tx, tenantId: string, id: string, now: Date): Promise<unknown> =>
+  tx.query(markDeleted, [tenantId, id, now])
+
+const selectEndpoint = `
+  select ${endpointColumns} from endpoints where tenant_id = $1 and id = $2 and deleted_at is null`
+
+export async function findEndpoint(tx: Tx, tenantId: string, id: string): Promise<Endpoint | undefined> {
+  const [row] = await tx.query<Endpoint>(selectEndpoint, [tenantId, id])
+  return row
+}
+
+const selectEndpointsOf = `
+  select ${endpointColumns} from endpoints where tenant_id = $1 and deleted_at is null order by id`
+
+/** All of them: what a message of this tenant is owed to. */
+export const endpointsOf = (tx: Tx, tenantId: string): Promise<Endpoint[]> => tx.query(selectEndpointsOf, [tenantId])
+
+const insertApiKeyRow = `
+  insert into api_keys (id, tenant_id, source_id, role, name, secret_hash, created_at)
+  values ($1, $2, $3, $4, $5, $6, $7)`
+
+export const insertApiKey = (tx: Tx, key: ApiKey): Promise<unknown> =>
+  tx.query(insertApiKeyRow, [key.id, key.tenantId, key.sourceId, key.role, key.name, key.secretHash, key.createdAt])
+
+export async function findApiKey(tx: Tx, id: string): Promise<ApiKey | undefined> {
+  const [row] = await tx.query<ApiKey>(`select ${apiKeyColumns} from api_keys where id = $1`, [id])
+  return row
+}
+
+const selectApiKeys = `
+  select ${apiKeyColumns} from api_keys
+   where tenant_id is not distinct from $1 and id > $2
+   order by id limit $3`
+
+export const listApiKeys = (tx: Tx, tenantId: string | null, after: string, limit: number): Promise<ApiKey[]> =>
+  tx.query(selectApiKeys, [tenantId, after, limit])
+
+const markRevoked = `update api_keys set revoked_at = $2 where id = $1 and revoked_at is null`
+
+export const revokeApiKey = (tx: Tx, id: string, now: Date): Promise<unknown> => tx.query(markRevoked, [id, now])
