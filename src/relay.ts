@@ -257,7 +257,10 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   if (current !== undefined) await checkAgainstPublished(database, objectStore, current, { origin, vkeys })
 
   const publisher = new CheckpointPublisher(objectStore, logger)
-  if (current !== undefined) publisher.publish(current.checkpoint)
+  if (current !== undefined) {
+    publisher.publish(current.checkpoint)
+    observer.treeGrew(current.treeSize)
+  }
   const signer = logSigner(keyring, origin)
   const sequencer = new Sequencer({
     database,

@@ -20,11 +20,16 @@ export class DataKeys {
     this.#issuer = issuer
   }
 
-  /** Makes a data key for a new tenant. Nothing is kept until {@link recordDataKey} has written it. */
+  /**
+   * Makes the data key of a tenant about to be created, whose first statement it must already seal. It is durable once
+   * {@link recordDataKey} has written it, in the transaction of that statement.
+   */
   async generate(tenantId: string): Promise<WrappedKey> {
     const plain = randomBytes(32)
     try {
-      return await this.#wrapper.wrap(plain, this.#context(tenantId))
+      const wrapped = await this.#wrapper.wrap(plain, this.#context(tenantId))
+      this.#open.set(tenantId, Promise.resolve(new DataKey(plain)))
+      return wrapped
     } finally {
       plain.fill(0)
     }
