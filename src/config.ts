@@ -36,6 +36,9 @@ export interface Config {
   maxQueue: number
   /** `DELIVERY_CONCURRENCY`: attempts in flight in this process, default 256. */
   deliveryConcurrency: number
+  /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20,
+   *  since an attempt may take 15. */
+  deliveryLeaseS: number
   /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
   logLevel: string
 }
@@ -89,6 +92,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     maxPayloadBytes: wholeNumber(env, 'MAX_PAYLOAD_BYTES', 1_048_576, 1, 16_777_216),
     maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
+    deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
 }

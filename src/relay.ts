@@ -55,7 +55,7 @@ export interface Adapters {
 
 export type RelayOptions = Pick<
   Config,
-  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency'
+  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
 > & {
   /** How often the database is asked for deliveries that fell due, milliseconds. */
   readonly pollMs?: number
@@ -281,6 +281,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     client: new OutboundClient({ guard, clock }),
     schedule: options.retrySchedule === undefined ? defaultScheduleMs : parseSchedule(options.retrySchedule),
     concurrency: options.deliveryConcurrency,
+    leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
   const openCheckpoint = rememberLatest(trustLog({ origin, vkeys }))

@@ -37,9 +37,3 @@ export interface AttemptRecord {
   /** Its statement's place in the log. */
   readonly leaf_index: number
 }
-
-/**
- * How long a claim holds: an attempt's 15 s, and the time to wait for a place and to record what came of it. A process
- * that dies leaves its deliveries to others after this long.
- */
-export const leaseMs = 60_000

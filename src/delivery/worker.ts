@@ -19,7 +19,7 @@ import type { Observer } from '../ports/observer.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
 import type { Directory } from '../tenant/directory.ts'
 import type { OutboundClient, Outcome } from './client.ts'
-import { type AttemptRecord, type Cargo, type ClaimedDelivery, leaseMs } from './delivery.ts'
+import type { AttemptRecord, Cargo, ClaimedDelivery } from './delivery.ts'
 import { Lanes } from './lanes.ts'
 import { nextAttemptAt } from './schedule.ts'
 import {
@@ -54,12 +54,14 @@ export interface WorkerParts {
   readonly schedule: readonly number[]
   /** Attempts in flight. */
   readonly concurrency: number
+  /** How long a claim holds. A process that dies leaves its deliveries to others after this long. */
+  readonly leaseMs: number
   /** How often the database is asked for deliveries that fell due. */
   readonly pollMs: number
 }
 
-/** An attempt with less time than this left of its lease is left to whoever claims it next. */
-const attemptMarginMs = 20_000
+/** An attempt's 15 s, and time to record what came of it: one with less left of its lease is left to the next claim. */
+const attemptMarginMs = 17_000
 
 /**
  * Forwards what was accepted until each endpoint has it or is given up on. A delivery is written with its message,
@@ -86,7 +88,7 @@ export class DeliveryWorker {
   /** Writes what a message is owed in the transaction that accepts it; after COMMIT, attempts it from memory. */
   readonly owe: Effect<Owed> = {
     write: async (tx, rows, head) => {
-      const { clock, directory, ids } = this.#parts
+      const { clock, directory, ids, leaseMs } = this.#parts
       const now = clock.now()
       const leaseEndsAt = new Date(now.getTime() + leaseMs)
       const written: NewDelivery[] = []
@@ -134,7 +136,7 @@ export class DeliveryWorker {
 
   /** Claims what is due now, as far as there is room. Resolves with how many. */
   async claim(): Promise<number> {
-    const { database, clock } = this.#parts
+    const { database, clock, leaseMs } = this.#parts
     const limit = Math.min(this.#lanes.room, 500)
     if (limit === 0) return 0
     const now = clock.now()

@@ -1,0 +1,222 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import { expect } from 'vitest'
+import { openLocalKeyWrapper } from '../../src/adapters/key-wrapper-local.ts'
+import { createMetrics } from '../../src/adapters/metrics.ts'
+import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
+import { buildServer } from '../../src/http/server.ts'
+import { openCheckpoint } from '../../src/log/checkpoint.ts'
+import { parseVerifierKey } from '../../src/log/note.ts'
+import { decodeBundle, tilePath } from '../../src/log/tile.ts'
+import { sha256 } from '../../src/message/digest.ts'
+import type { Clock } from '../../src/ports/clock.ts'
+import type { Database } from '../../src/ports/database.ts'
+import type { Receipt } from '../../src/receipt/receipt.ts'
+import { Relay, type RelayOptions } from '../../src/relay.ts'
+import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
+import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
+
+/** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
+export class TestClock implements Clock {
+  #ms = Date.now()
+  now(): Date {
+    return new Date(this.#ms)
+  }
+  advance(ms: number): void {
+    this.#ms += ms
+  }
+}
+
+export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
+
+export interface Answer<T = Record<string, unknown>> {
+  readonly status: number
+  readonly headers: Headers
+  readonly body: T
+}
+
+/** A tenant with a source, ready to be posted to. */
+export interface TestTenant {
+  readonly id: string
+  readonly source: string
+  readonly tenantKey: string
+  readonly ingestKey: string
+}
+
+/**
+ * A relay in this process behind real HTTP, on a real database of its own. `restart` stops it and starts another on the
+ * same database and folder, as a new process would.
+ */
+export class TestRelay {
+  readonly database: TestDatabase
+  readonly clock: TestClock
+  readonly folder: string
+  /** Every receipt answered with 202, by message. */
+  readonly receipts = new Map<string, Receipt>()
+  readonly #options: Partial<RelayOptions>
+  relay!: Relay
+  server!: FastifyInstance
+  url!: string
+  #running = false
+
+  private constructor(database: TestDatabase, folder: string, options: Partial<RelayOptions>, clock: TestClock) {
+    this.database = database
+    this.folder = folder
+    this.#options = options
+    this.clock = clock
+  }
+
+  static async start(options: Partial<RelayOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+    const database = beside?.database ?? (await createTestDatabase())
+    const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
+    const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
+    await relay.open()
+    return relay
+  }
+
+  /** `database` lets a test put something between the relay and its database. */
+  async open(database: Database = this.database.database): Promise<void> {
+    const { clock, folder } = this
+    const metrics = createMetrics()
+    this.relay = await Relay.open(
+      {
+        database,
+        wrapper: await openLocalKeyWrapper(join(folder, 'wrapping-key')),
+        objectStore: new FsObjectStore(join(folder, 'objects')),
+        clock,
+        random: () => 0.5,
+        logger: silentLogger,
+        observer: metrics.observer,
+        onBroken: () => {},
+      },
+      {
+        ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: undefined },
+        ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pollMs: 20 },
+        ...this.#options,
+      },
+    )
+    if ((await database.query('select 1 from api_keys where id = $1', ['testadmin'])).length === 0) {
+      const wish = { name: 'test', role: 'admin', sourceId: null } as const
+      await this.relay.administration.createApiKey('test', null, wish, { id: 'testadmin', secret: 'A'.repeat(43) })
+    }
+    const { observer, text } = metrics
+    const parts = { relay: this.relay, database, logger: silentLogger, observer, metrics: text }
+    this.server = await buildServer({ ...parts, maxPayloadBytes: 1_048_576 })
+    await this.server.listen({ port: 0, host: '127.0.0.1' })
+    this.relay.start()
+    this.url = `http://127.0.0.1:${(this.server.server.address() as AddressInfo).port}`
+    this.#running = true
+  }
+
+  async close(): Promise<void> {
+    if (!this.#running) return
+    this.#running = false
+    await this.server.close()
+    await this.relay.close()
+  }
+
+  async restart(): Promise<void> {
+    await this.close()
+    await this.open()
+  }
+
+  /** Ends it for good, database and folder included. */
+  async stop(): Promise<void> {
+    await this.close()
+    await this.database.drop()
+    await rm(this.folder, { recursive: true, force: true })
+  }
+
+  /** Any route. A `body` that is not a string is sent as JSON. */
+  async call<T = Record<string, unknown>>(
+    method: string,
+    path: string,
+    { key = adminKey, body, headers = {} }: { key?: string | null; body?: unknown; headers?: Record<string, string> } = {},
+  ): Promise<Answer<T>> {
+    const response = await fetch(this.url + path, {
+      method,
+      headers: {
+        ...(key !== null && { authorization: `Bearer ${key}` }),
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      ...(body !== undefined && { body: typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body) }),
+    } as RequestInit)
+    const text = await response.text()
+    const json = response.headers.get('content-type')?.includes('json')
+    return { status: response.status, headers: response.headers, body: (json ? JSON.parse(text) : text) as T }
+  }
+
+  /** Creates; fails the test if that is refused. */
+  async make<T = { id: string }>(path: string, body: unknown, key = adminKey): Promise<T> {
+    const answer = await this.call<T>('POST', path, { body, key })
+    expect(answer.status, JSON.stringify(answer.body)).toBe(201)
+    return answer.body
+  }
+
+  async makeTenant(name = 'Acme'): Promise<TestTenant> {
+    const { id } = await this.make('/v1/tenants', { name, tier: 'operation' })
+    const { id: source } = await this.make(`/v1/tenants/${id}/sources`, { name: 'orders' })
+    const tenant = await this.make<{ key: string }>(`/v1/tenants/${id}/api-keys`, { name: 'all', role: 'tenant' })
+    const wish = { name: 'vendor', role: 'ingest', source }
+    const ingest = await this.make<{ key: string }>(`/v1/tenants/${id}/api-keys`, wish)
+    return { id, source, tenantKey: tenant.key, ingestKey: ingest.key }
+  }
+
+  makeEndpoint(tenant: TestTenant, url: string): Promise<{ id: string }> {
+    return this.make(`/v1/tenants/${tenant.id}/endpoints`, { url })
+  }
+
+  /** Posts a payload as a vendor. A receipt answered is kept for {@link check}. */
+  async post(
+    tenant: TestTenant,
+    body: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<Answer<Receipt & { code?: string }>> {
+    const path = `/v1/sources/${tenant.source}/messages`
+    const answer = await this.call<Receipt & { code?: string }>('POST', path, { key: tenant.ingestKey, body, headers })
+    if (answer.status === 202) this.receipts.set(answer.body.message, answer.body)
+    return answer
+  }
+
+  /**
+   * Looks at the whole from outside: reads the log over HTTP, rebuilds its root by the RFC's own recursion, and holds
+   * every receipt ever answered against it and against `/v1/verify`.
+   */
+  async check(): Promise<void> {
+    const text = async (path: string) => (await fetch(this.url + path)).text()
+    const bytes = async (path: string) => {
+      const response = await fetch(this.url + path)
+      expect(response.status, path).toBe(200)
+      return Buffer.from(await response.arrayBuffer())
+    }
+    const vkeys = (await text('/log/vkey')).trim().split('\n').map(parseVerifierKey)
+    const checkpoint = openCheckpoint(await text('/log/checkpoint'), { origin: this.relay.origin, vkeys })
+    const entries: Uint8Array[] = []
+    for (let index = 0; index * 256 < checkpoint.treeSize; index++) {
+      const width = Math.min(256, checkpoint.treeSize - index * 256)
+      const bundle = decodeBundle(await bytes(`/log/${tilePath('entries', index, width)}`))
+      const tile = await bytes(`/log/${tilePath(0, index, width)}`)
+      expect(bundle).toHaveLength(width)
+      expect(tile).toEqual(Buffer.concat((bundle ?? []).map(hashLeaf)))
+      entries.push(...(bundle ?? []))
+    }
+    const slow = rfc6962((start, end) => (end - start === 1 ? hashLeaf(entries[start] ?? new Uint8Array()) : undefined))
+    expect(Buffer.from(slow.treeHash(0, entries.length))).toEqual(Buffer.from(checkpoint.rootHash))
+
+    const places = new Map(entries.map((entry, index) => [Buffer.from(entry).toString('hex'), index]))
+    expect(places.size, 'no statement is in the log twice').toBe(entries.length)
+    for (const [message, receipt] of this.receipts) {
+      const entry = sha256(Buffer.from(receipt.payload, 'base64url')).toString('hex')
+      expect(places.has(entry), `${message} is in the log`).toBe(true)
+      const { body } = await this.call<{ verdict: string }>('POST', '/v1/verify', { key: null, body: { receipt } })
+      expect(body.verdict, JSON.stringify(body)).toBe('valid')
+    }
+  }
+}
+
+/** SHA-256(0x00 || entry), RFC 6962 §2.1, not by the code under test. */
+const hashLeaf = (entry: Uint8Array): Uint8Array => slowSha256(Uint8Array.of(0), entry)
