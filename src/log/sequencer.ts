@@ -114,8 +114,8 @@ export class Sequencer {
     this.#running = undefined
   }
 
-  /** Commits a batch and answers everyone in it. Never rejects. */
-  async #sequence(batch: readonly Waiting[]): Promise<void> {
+  /** Commits a batch and answers everyone in it; `again` if the database refused a batch with it before. Never rejects. */
+  async #sequence(batch: readonly Waiting[], again = false): Promise<void> {
     const startedAt = performance.now()
     const sent: { proposal?: Proposal } = {}
     try {
@@ -129,7 +129,7 @@ export class Sequencer {
         this.#observer.batchFailed('unknown_outcome')
         return refuse(batch, new RelayError('outcome_unknown', { cause: error, retryAfterS: 5 }))
       }
-      if (!landed) return this.#fail(batch, error)
+      if (!landed) return this.#fail(batch, error, again)
     }
     const { proposal } = sent
     if (proposal === undefined) return
@@ -212,15 +212,15 @@ export class Sequencer {
     return undefined
   }
 
-  async #fail(batch: readonly Waiting[], cause: unknown): Promise<void> {
+  async #fail(batch: readonly Waiting[], cause: unknown, again: boolean): Promise<void> {
     if (cause instanceof DatabaseUnavailable || cause instanceof CommitUnknown) {
       this.#observer.batchFailed('unavailable')
       return refuse(batch, new RelayError('storage_unavailable', { cause, retryAfterS: 1 }))
     }
     this.#observer.batchFailed('refused')
-    if (batch.length === 1 || cause instanceof LogBroken) return refuse(batch, cause)
-    // The database refused one of them, and does not say which: alone, it fails alone.
-    for (const waiting of batch) await this.#sequence([waiting])
+    if (again || cause instanceof LogBroken) return refuse(batch, cause)
+    // The database refused one of them and does not say which. Once more, each alone: whatever fails then fails alone.
+    for (const waiting of batch) await this.#sequence([waiting], true)
   }
 
   #answer({ admitted, superseded, deferred, firstLeafIndex, growth, checkpoint, afterCommit }: Proposal): void {
@@ -306,8 +306,11 @@ function byEffect(batch: readonly Waiting[]): Map<Effect<unknown>, { row: unknow
   return groups
 }
 
-/** Like Promise.all, but waits for every one also when one rejects: none may go on using a transaction that ended. */
+/** Promise.all, rejecting with whatever failed first, but only once all have settled: none may go on using a transaction
+ *  that has ended. */
 async function allOf<T extends readonly unknown[]>(work: readonly [...{ [I in keyof T]: Promise<T[I]> | T[I] }]): Promise<T> {
+  const all = Promise.all(work)
+  all.catch(() => {}) // answered for below
   await Promise.allSettled(work)
-  return (await Promise.all(work)) as unknown as T
+  return (await all) as unknown as T
 }

@@ -1,0 +1,149 @@
+import { readFile } from 'node:fs/promises'
+import { type JsonObject, parseJson } from '../message/json.ts'
+import { type Command, CommandError, columns, defineCommand, helpOf, UsageError, wholeNumber } from './command.ts'
+
+/**
+ * `countersign <command>`. Each command is a row here, and its modules are loaded only once it is asked for: `verify`
+ * starts no server and must not wait for one to load.
+ */
+const serve = defineCommand({
+  name: 'serve',
+  purpose: 'Runs the relay, as npm start does. The environment configures it: src/config.ts is the manual.',
+  operands: [],
+  options: {},
+  example: 'PORT=8080 DATA_DIR=./data countersign serve',
+  async run() {
+    const { serve } = await import('../main.ts')
+    await serve(process.env)
+    return undefined
+  },
+})
+
+const demo = defineCommand({
+  name: 'demo',
+  purpose: "Sends every example of GitHub's webhooks through a relay of its own to a receiver, and verifies it all.",
+  operands: [],
+  options: {
+    concurrency: { type: 'string', value: 'posts', purpose: 'How many posts are under way at once.', default: '32' },
+    limit: { type: 'string', value: 'count', purpose: 'Posts only the first so many payloads.' },
+    keep: { type: 'boolean', purpose: 'Leaves the data folder behind and says where it is.' },
+  },
+  example: 'countersign demo --limit 100',
+  async run({ concurrency, limit, keep }) {
+    const posts = wholeNumber('concurrency', concurrency, 1, 1000)
+    const most = limit === undefined ? undefined : wholeNumber('limit', limit, 1, 1_000_000)
+    const { demo } = await import('./demo.ts')
+    return demo({ concurrency: posts, limit: most, keep })
+  },
+})
+
+const verify = defineCommand({
+  name: 'verify',
+  purpose: 'Verifies a receipt offline, and a payload against it. Exits with 0 if valid, 1 if not, 2 if it cannot tell.',
+  operands: ['<receipt.json>', '[payload.json]'],
+  options: {
+    jwks: { type: 'string', value: 'file or URL', purpose: 'The published keys (JWKS).', required: true },
+    vkey: { type: 'string', value: 'file or URL', purpose: 'The keys of the log. Without them inclusion is not checked.' },
+    issuer: { type: 'string', value: 'URL', purpose: 'Who must have issued the receipt.' },
+    json: { type: 'boolean', purpose: 'Prints the verdict as JSON, in the form of POST /v1/verify.' },
+  },
+  example: 'countersign verify receipt.json payload.json --jwks jwks.json --vkey vkey.txt',
+  async run({ jwks, vkey, issuer, json }, [receipt = '', payload]) {
+    const { verify } = await import('./verify.ts')
+    return verify({ receipt, payload, jwks, vkey, issuer, json })
+  },
+})
+
+const receive = defineCommand({
+  name: 'receive',
+  purpose: 'Receives webhooks and verifies each with stock libraries, knowing nothing but where the keys are published.',
+  operands: [],
+  options: {
+    jwks: { type: 'string', value: 'URL', purpose: 'Where the relay publishes its keys.', required: true },
+    port: { type: 'string', value: 'port', purpose: 'Where to listen; 0 lets the system choose.', default: '9000' },
+    host: { type: 'string', value: 'host', purpose: 'On which address to listen.', default: '127.0.0.1' },
+  },
+  example: 'countersign receive --jwks http://localhost:8080/.well-known/jwks.json --port 9000',
+  async run({ jwks, port, host }) {
+    const url = URL.parse(jwks)
+    if (url?.protocol !== 'http:' && url?.protocol !== 'https:') throw new UsageError('--jwks must be an http or https URL')
+    const listenOn = wholeNumber('port', port, 0, 65_535)
+    const { receive } = await import('./receiver.ts')
+    await receive({ jwks: url, port: listenOn, host })
+    return undefined
+  },
+})
+
+const help = defineCommand({
+  name: 'help',
+  purpose: 'Shows the commands, or the help of one.',
+  operands: ['[command]'],
+  options: {},
+  example: 'countersign help verify',
+  async run(_values, [name]) {
+    process.stdout.write(name === undefined ? overview() : helpOf(findCommand(name)))
+    return 0
+  },
+})
+
+const version = defineCommand({
+  name: 'version',
+  purpose: 'Shows the version.',
+  operands: [],
+  options: {},
+  example: 'countersign version',
+  async run() {
+    const { version } = parseJson(await readFile(new URL('../../package.json', import.meta.url))) as JsonObject
+    process.stdout.write(`${version}\n`)
+    return 0
+  },
+})
+
+export const commands: readonly Command[] = [serve, demo, verify, receive, help, version]
+
+const overview = (): string => `Countersign: a webhook relay that proves what it did.
+
+Usage
+  countersign <command> [options]
+
+Commands
+${columns(commands.map(({ name, purpose }) => [name, purpose] as const))}
+countersign <command> --help shows its options and an example.
+`
+
+function findCommand(name: string): Command {
+  const aliases: Record<string, string> = { '--help': 'help', '-h': 'help', '--version': 'version' }
+  const meant = Object.hasOwn(aliases, name) ? aliases[name] : name
+  const command = commands.find((candidate) => candidate.name === meant)
+  if (command !== undefined) return command
+  throw new UsageError(`there is no ${name.startsWith('-') ? 'option' : 'command'} ${JSON.stringify(name)}`)
+}
+
+/** What a person can mend is told in one sentence, with exit code 2 where the command could not start on what was asked.
+ *  Anything else is a fault of ours, and its stack is what we need to be sent. */
+function explain(error: unknown, name: string | undefined): number {
+  const say = (sentence: string): void => void process.stderr.write(`countersign: ${sentence}\n`)
+  if (error instanceof UsageError) {
+    const page = commands.some((command) => command.name === name) ? `countersign ${name} --help` : 'countersign --help'
+    say(`${error.message}. See ${page}`)
+    return 2
+  }
+  if (error instanceof CommandError) {
+    say(error.message)
+    return 2
+  }
+  const isForeseen = error instanceof Error && (error.name === 'ConfigError' || 'syscall' in error)
+  say(isForeseen ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error))
+  return 1
+}
+
+if (import.meta.main) {
+  const [name = 'help', ...args] = process.argv.slice(2)
+  process.stdout.on('error', () => process.exit()) // whoever read our output has left, as `| head` does
+  try {
+    // The code is set, not exited with: what was written to a pipe has yet to leave.
+    process.exitCode = await findCommand(name).run(args)
+  } catch (error) {
+    process.exitCode = explain(error, name)
+  }
+}

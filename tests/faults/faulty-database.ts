@@ -1,0 +1,62 @@
+import { CommitUnknown, type Database, DatabaseUnavailable, type Param, type Tx } from '../../src/ports/database.ts'
+
+/** What goes wrong, once, at the write that `at` recognises by a piece of its SQL; `commit` is COMMIT itself. */
+export interface Fault {
+  readonly at: string
+  /** lost: the connection ends before it · refused: PostgreSQL answers with an error · persisted: it happens, and the
+   *  connection ends before the answer (only COMMIT can, since nothing before it is kept) */
+  readonly how: 'lost' | 'refused' | 'persisted'
+}
+
+/** A real database that fails once, at a chosen write, in a chosen way. Everything before and after is real. */
+export class FaultyDatabase implements Database {
+  readonly #real: Database
+  #fault: Fault | undefined
+  /** How many faults happened. */
+  struck = 0
+
+  constructor(real: Database) {
+    this.#real = real
+  }
+
+  strike(fault: Fault): void {
+    this.#fault = fault
+  }
+
+  query<Row>(text: string, params?: readonly Param[]): Promise<Row[]> {
+    return this.#real.query<Row>(text, params)
+  }
+
+  async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    let persisted = false
+    const value = await this.#real.transaction(async (tx) => {
+      const value = await work({ query: (text, params) => this.#query(tx, text, params) })
+      const fault = this.#fault
+      // A batch yields nothing; reading back yields whether it landed.
+      if (fault?.at !== 'commit' || value !== undefined) return value
+      this.#take()
+      if (fault.how === 'lost') throw new CommitUnknown('injected: COMMIT was sent and did not arrive')
+      persisted = true
+      return value
+    })
+    if (persisted) throw new CommitUnknown('injected: COMMIT arrived and its answer did not')
+    return value
+  }
+
+  close(): Promise<void> {
+    return this.#real.close()
+  }
+
+  async #query<Row>(tx: Tx, text: string, params?: readonly Param[]): Promise<Row[]> {
+    const fault = this.#fault
+    if (fault === undefined || fault.at === 'commit' || !text.includes(fault.at)) return tx.query<Row>(text, params)
+    this.#take()
+    if (fault.how === 'lost') throw new DatabaseUnavailable('injected: the connection ended')
+    return tx.query<Row>('select 1/0') // what PostgreSQL refuses, it refuses really
+  }
+
+  #take(): void {
+    this.#fault = undefined
+    this.struck += 1
+  }
+}

@@ -1,0 +1,75 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { Receiver } from '../support/receiver.ts'
+import { TestRelay, type TestTenant } from '../support/relay.ts'
+import { type Fault, FaultyDatabase } from './faulty-database.ts'
+
+/** Every statement of a batch, by a piece of its SQL. */
+const writes = [
+  'for update',
+  'insert into statements',
+  'insert into messages',
+  'insert into deliveries',
+  'insert into tiles',
+  'insert into entry_bundles',
+  'update log set tree_size',
+]
+
+const table: readonly (Fault & { answer: number })[] = [
+  ...writes.map((at) => ({ at, how: 'lost', answer: 503 }) as const),
+  // PostgreSQL refused the batch: it is tried again, statement by statement, and nothing was wrong with these.
+  ...writes.map((at) => ({ at, how: 'refused', answer: 202 }) as const),
+  { at: 'commit', how: 'lost', answer: 503 },
+  { at: 'commit', how: 'persisted', answer: 202 },
+]
+
+let relay: TestRelay
+let receiver: Receiver
+let tenant: TestTenant
+let database: FaultyDatabase
+
+beforeEach(async () => {
+  relay = await TestRelay.start()
+  receiver = await Receiver.start()
+  await relay.close()
+  database = new FaultyDatabase(relay.database.database)
+  await relay.open(database)
+  tenant = await relay.makeTenant()
+  await relay.makeEndpoint(tenant, receiver.url)
+})
+
+afterEach(async () => {
+  await relay.stop()
+  await receiver.stop()
+})
+
+describe.each(table)('when "$at" is $how', ({ at, how, answer }) => {
+  test(`those in the batch are answered ${answer}, the log is whole, and what is in it is delivered`, async () => {
+    // One leaf before a tile is full, so that the batch that is struck also writes tiles.
+    await fill(255)
+    database.strike({ at, how })
+    const payloads = Array.from({ length: 8 }, (_, n) => ({ n }))
+    const posts = await Promise.all(payloads.map((payload) => relay.post(tenant, payload)))
+    expect(database.struck).toBe(1)
+    const struck = posts.filter((post) => post.status !== 202)
+    expect(struck.length > 0).toBe(answer === 503)
+    for (const post of struck) expect(post).toMatchObject({ status: 503, body: { code: 'storage_unavailable' } })
+
+    await relay.check()
+    const accepted = posts.filter((post) => post.status === 202).map((post) => post.body.message)
+    await receiver.until(() => accepted.every((id) => receiver.messages.has(id)))
+
+    // It goes on, here and after a restart.
+    expect((await relay.post(tenant, { after: true })).status).toBe(202)
+    await relay.restart()
+    expect((await relay.post(tenant, { restarted: true })).status).toBe(202)
+    await relay.check()
+    for (const id of receiver.messages) expect(relay.receipts.has(id), 'nothing was delivered that was not accepted').toBe(true)
+  })
+})
+
+/** Posts, to a tenant without endpoints, until the log has `treeSize` leaves. */
+async function fill(treeSize: number): Promise<void> {
+  const quiet = await relay.makeTenant('quiet')
+  const missing = treeSize - (await relay.relay.head()).treeSize
+  await Promise.all(Array.from({ length: missing }, (_, n) => relay.post(quiet, { n })))
+}
