@@ -1,9 +1,13 @@
 import { defineConfig } from 'vitest/config'
 
+// .ci/run counts from a JSON report beside the one that people read.
+const report = process.env.VITEST_JSON
+
 export default defineConfig({
   test: {
     include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/support/global-setup.ts'],
+    reporters: report ? ['default', ['json', { outputFile: report }]] : ['default'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // Two cores: more workers than that only make PostgreSQL and the relays fight for them.

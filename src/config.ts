@@ -114,15 +114,18 @@ function wholeNumber(env: NodeJS.ProcessEnv, name: string, absent: number, least
 function oneOf<T extends string>(env: NodeJS.ProcessEnv, name: string, values: readonly [T, ...T[]]): T {
   const text = env[name] || values[0]
   const value = values.find((candidate) => candidate === text)
-  if (value === undefined) throw new ConfigError(`${name} must be one of ${values.join(', ')}, not ${JSON.stringify(text)}`)
+  if (value === undefined)
+    throw new ConfigError(`${name} must be one of ${values.join(', ')}, not ${JSON.stringify(text)}`)
   return value
 }
 
 function publicUrl(text: string | undefined): string | undefined {
   if (!text) return undefined
   const url = URL.parse(text)
-  const plain = url && (url.protocol === 'http:' || url.protocol === 'https:') && !url.username && !url.search && !url.hash
-  if (!plain) throw new ConfigError(`PUBLIC_URL must be an http or https URL without query, not ${JSON.stringify(text)}`)
+  const plain =
+    url && (url.protocol === 'http:' || url.protocol === 'https:') && !url.username && !url.search && !url.hash
+  if (!plain)
+    throw new ConfigError(`PUBLIC_URL must be an http or https URL without query, not ${JSON.stringify(text)}`)
   return url.href.replace(/\/+$/, '')
 }
 

@@ -8,9 +8,9 @@ import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
 import { FsObjectStore } from './adapters/object-store-fs.ts'
+import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
-import { welcome } from './cli/welcome.ts'
 import { buildServer } from './http/server.ts'
 import { LogForked } from './log/publication.ts'
 import { systemClock } from './ports/clock.ts'
@@ -41,7 +41,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   try {
     const connection = config.databaseUrl
       ? { connectionString: config.databaseUrl }
-      : await startPostgres(config, logger, ending, (error) => close(1, error.message))
+      : await startPostgres(config, logger, ending, (error) => void close(1, error.message))
     await migrate(connection, migrations)
     const database = openDatabase({ connection, poolSize: config.databasePool, logger })
     ending.push(() => database.close())
@@ -85,9 +85,11 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     relay.start()
     const address = server.server.address()
     const port = typeof address === 'object' && address !== null ? address.port : config.port
-    if (config.egressAllow.length > 0) logger.warn({ egressAllow: config.egressAllow }, 'deliveries may go to these ranges')
+    if (config.egressAllow.length > 0)
+      logger.warn({ egressAllow: config.egressAllow }, 'deliveries may go to these ranges')
     logger.info({ host: config.host, port, issuer: relay.issuer, origin: relay.origin }, 'listening')
-    if (madeKey !== undefined) process.stdout.write(welcome({ url: `http://${hostOf(config.host)}:${port}`, adminKey: madeKey }))
+    if (madeKey !== undefined)
+      process.stdout.write(welcome({ url: `http://${hostOf(config.host)}:${port}`, adminKey: madeKey }))
   } catch (error) {
     if (closing === undefined) process.stderr.write(`countersign: ${explain(error, config)}\n`)
     await close(1, 'start failed')
@@ -127,7 +129,12 @@ async function ensureAdminKey(
   })
 }
 
-async function drain(ending: (() => Promise<unknown>)[], code: number, why: string, logger: pino.Logger): Promise<void> {
+async function drain(
+  ending: (() => Promise<unknown>)[],
+  code: number,
+  why: string,
+  logger: pino.Logger,
+): Promise<void> {
   const late = setTimeout(() => {
     logger.error({ drainMs }, 'could not drain in time; what is unfinished is in the database')
     process.exit(code === 0 ? 1 : code)
@@ -152,7 +159,8 @@ function explain(error: unknown, config: Config): string {
 }
 
 /** For URLs: an IPv6 address in brackets, the wildcard as localhost. */
-const hostOf = (host: string): string => (host === '0.0.0.0' || host === '::' ? 'localhost' : host.includes(':') ? `[${host}]` : host)
+const hostOf = (host: string): string =>
+  host === '0.0.0.0' || host === '::' ? 'localhost' : host.includes(':') ? `[${host}]` : host
 
 if (import.meta.main) {
   try {

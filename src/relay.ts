@@ -123,7 +123,8 @@ export class Relay {
    * whatever was wrong with it; then nothing of it is kept.
    */
   async accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
-    if (this.sequencer.depth >= this.#maxQueue) throw new RelayError('overloaded', { retryAfterS: overloadedRetryAfterS })
+    if (this.sequencer.depth >= this.#maxQueue)
+      throw new RelayError('overloaded', { retryAfterS: overloadedRetryAfterS })
     const { clock, database, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
@@ -287,7 +288,24 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const openCheckpoint = rememberLatest(trustLog({ origin, vkeys }))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue } = options
-  return { ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, adapters, dataKeys, publisher }, trust, ids, maxQueue }
+  return {
+    ...{
+      head,
+      created,
+      keyring,
+      directory,
+      administration,
+      endpoints,
+      sequencer,
+      worker,
+      adapters,
+      dataKeys,
+      publisher,
+    },
+    trust,
+    ids,
+    maxQueue,
+  }
 }
 
 /** Finds or creates the log, and refuses to go on under another name than the one it was created with. */

@@ -34,8 +34,16 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
   const accepted = counter('messages_accepted_total', 'Messages answered with a receipt')
   const acceptedBytes = counter('payload_bytes_total', 'Bytes of their canonical payloads')
   const refused = counter('requests_refused_total', 'Requests answered with a problem, by its code', 'code')
-  const statements = histogram('batch_statements', 'Statements in a committed batch', [1, 2, 4, 8, 16, 32, 64, 128, 256])
-  const seconds = histogram('batch_seconds', 'Seconds from the first SQL of a batch to the answer of COMMIT', batchSeconds)
+  const statements = histogram(
+    'batch_statements',
+    'Statements in a committed batch',
+    [1, 2, 4, 8, 16, 32, 64, 128, 256],
+  )
+  const seconds = histogram(
+    'batch_seconds',
+    'Seconds from the first SQL of a batch to the answer of COMMIT',
+    batchSeconds,
+  )
   const failed = counter('batches_failed_total', 'Batches that were not committed, by reason', 'reason')
   const treeSize = gauge('log_tree_size', 'Leaves in the log')
   const attempts = counter('delivery_attempts_total', 'Attempts, by outcome', 'outcome')
@@ -64,7 +72,9 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
     gauge('queue_depth', 'Statements waiting for a batch', () => gauges.queueDepth())
     gauge('deliveries_queued', 'Deliveries waiting in memory', () => gauges.deliveries().queued)
     gauge('deliveries_in_flight', 'Attempts in flight', () => gauges.deliveries().inFlight)
-    gauge('oldest_pending_seconds', 'Seconds that the oldest pending delivery is overdue', () => gauges.oldestPendingS())
+    gauge('oldest_pending_seconds', 'Seconds that the oldest pending delivery is overdue', () =>
+      gauges.oldestPendingS(),
+    )
     gauge('resident_memory_bytes', 'Resident memory of the relay', () => process.memoryUsage.rss())
   }
   return { observer, watch, text: () => registers[0]?.metrics() ?? Promise.resolve('') }

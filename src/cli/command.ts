@@ -63,17 +63,19 @@ export function defineCommand<const O extends Options>(
 }
 
 function parse({ operands, options }: Pick<Command, 'operands' | 'options'>, args: string[]) {
-  const { values, positionals } = parseStrictly(args, options)
-  const { help = false, ...given } = values
-  if (help) return { help, values: given, operands: positionals }
+  const { values: found, positionals } = parseStrictly(args, options)
+  const values: Record<string, string | boolean | undefined> = { ...found }
+  const help = values.help === true
+  if (help) return { help, values, operands: positionals }
   const required = operands.filter((operand) => operand.startsWith('<'))
   if (positionals.length < required.length) throw new UsageError(`${required[positionals.length]} is missing`)
-  if (positionals.length > operands.length) throw new UsageError(`"${positionals[operands.length]}" is one argument too many`)
+  const [surplus] = positionals.slice(operands.length)
+  if (surplus !== undefined) throw new UsageError(`${JSON.stringify(surplus)} is one argument too many`)
   for (const [name, option] of Object.entries(options)) {
-    if (option.type === 'boolean') given[name] ??= false
-    if (option.required && given[name] === undefined) throw new UsageError(`--${name} is missing`)
+    if (option.type === 'boolean') values[name] ??= false
+    if (option.required && values[name] === undefined) throw new UsageError(`--${name} is missing`)
   }
-  return { help, values: given, operands: positionals }
+  return { help, values, operands: positionals }
 }
 
 function parseStrictly(args: string[], options: Options) {

@@ -39,11 +39,16 @@ const demo = defineCommand({
 
 const verify = defineCommand({
   name: 'verify',
-  purpose: 'Verifies a receipt offline, and a payload against it. Exits with 0 if valid, 1 if not, 2 if it cannot tell.',
+  purpose:
+    'Verifies a receipt offline, and a payload against it. Exits with 0 if valid, 1 if not, 2 if it cannot tell.',
   operands: ['<receipt.json>', '[payload.json]'],
   options: {
     jwks: { type: 'string', value: 'file or URL', purpose: 'The published keys (JWKS).', required: true },
-    vkey: { type: 'string', value: 'file or URL', purpose: 'The keys of the log. Without them inclusion is not checked.' },
+    vkey: {
+      type: 'string',
+      value: 'file or URL',
+      purpose: 'The keys of the log. Without them inclusion is not checked.',
+    },
     issuer: { type: 'string', value: 'URL', purpose: 'Who must have issued the receipt.' },
     json: { type: 'boolean', purpose: 'Prints the verdict as JSON, in the form of POST /v1/verify.' },
   },
@@ -56,7 +61,8 @@ const verify = defineCommand({
 
 const receive = defineCommand({
   name: 'receive',
-  purpose: 'Receives webhooks and verifies each with stock libraries, knowing nothing but where the keys are published.',
+  purpose:
+    'Receives webhooks and verifies each with stock libraries, knowing nothing but where the keys are published.',
   operands: [],
   options: {
     jwks: { type: 'string', value: 'URL', purpose: 'Where the relay publishes its keys.', required: true },
@@ -66,7 +72,8 @@ const receive = defineCommand({
   example: 'countersign receive --jwks http://localhost:8080/.well-known/jwks.json --port 9000',
   async run({ jwks, port, host }) {
     const url = URL.parse(jwks)
-    if (url?.protocol !== 'http:' && url?.protocol !== 'https:') throw new UsageError('--jwks must be an http or https URL')
+    if (url?.protocol !== 'http:' && url?.protocol !== 'https:')
+      throw new UsageError('--jwks must be an http or https URL')
     const listenOn = wholeNumber('port', port, 0, 65_535)
     const { receive } = await import('./receiver.ts')
     await receive({ jwks: url, port: listenOn, host })

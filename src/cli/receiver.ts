@@ -54,13 +54,14 @@ export async function receive(options: ReceiverOptions): Promise<void> {
   process.once('SIGINT', stop).once('SIGTERM', stop).once('disconnect', stop)
 
   function print(message: ReceiverMessage): void {
-    if (message.kind === 'received') return console.log(lineOf(message))
-    console.log(`listening on http://${options.host}:${message.port}/, with the keys from ${options.jwks.href}`)
+    const isListening = message.kind === 'listening'
+    console.log(isListening ? `listening on http://${options.host}:${message.port}/` : lineOf(message))
   }
 }
 
 function lineOf({ receivedAtMs, id, bytes, again, verified, failed }: Reception): string {
-  const found = failed.length > 0 ? failed.map(({ check, why }) => `FAILED ${check}: ${why}`) : [`verified ${verified.join(', ')}`]
+  const found =
+    failed.length > 0 ? failed.map(({ check, why }) => `FAILED ${check}: ${why}`) : [`verified ${verified.join(', ')}`]
   return [new Date(receivedAtMs).toISOString(), id, `${bytes} bytes`, ...(again ? ['again'] : []), ...found].join('  ')
 }
 
@@ -122,7 +123,8 @@ async function runChecks(webhook: Webhook): Promise<Pick<Reception, 'verified' |
 
 /** RFC 9530 §2. */
 function verifyDigest({ header, body }: Webhook): void {
-  if (header('content-digest') !== `sha-256=:${sha256(body, 'base64')}:`) throw new Error('the digest is of another body')
+  if (header('content-digest') !== `sha-256=:${sha256(body, 'base64')}:`)
+    throw new Error('the digest is of another body')
 }
 
 const toleranceS = 5 * 60
@@ -137,7 +139,9 @@ function verifyTimestamp({ header, receivedAtMs }: Webhook): void {
 async function verifySignature({ header, body, keys }: Webhook): Promise<void> {
   const signed = Buffer.concat([Buffer.from(`${header('webhook-id')}.${header('webhook-timestamp')}.`), body])
   const key = await findKey(keys, header('webhook-key-id'))
-  const signatures = header('webhook-signature').split(' ').filter((signature) => signature.startsWith('v1a,'))
+  const signatures = header('webhook-signature')
+    .split(' ')
+    .filter((signature) => signature.startsWith('v1a,'))
   const holds = signatures.some((signature) => verify(null, signed, key, Buffer.from(signature.slice(4), 'base64')))
   if (!holds) throw new Error('no v1a signature is by this key over these bytes')
 }
@@ -152,14 +156,21 @@ async function findKey(keys: RemoteJWKSet, kid: string) {
 /** The receipt is a JWT: what the relay states about this message, and keeps in its log. */
 async function verifyReceipt({ header, body, keys }: Webhook): Promise<void> {
   const expected = { algorithms: ['EdDSA'], typ: 'receipt+jwt', subject: header('webhook-id') }
-  const { payload: statement } = await jwtVerify<{ payload?: { sha256?: unknown } }>(header('webhook-receipt'), keys, expected)
+  const { payload: statement } = await jwtVerify<{ payload?: { sha256?: unknown } }>(
+    header('webhook-receipt'),
+    keys,
+    expected,
+  )
   if (statement.payload?.sha256 !== sha256(body, 'base64url')) throw new Error('the receipt is for another body')
 }
 
 const sha256 = (bytes: Uint8Array, encoding: 'base64' | 'base64url'): string =>
   createHash('sha256').update(bytes).digest(encoding)
 
-const headersOf = ({ headers }: IncomingMessage) => (name: string): string => [headers[name] ?? ''].flat().join(', ')
+const headersOf =
+  ({ headers }: IncomingMessage) =>
+  (name: string): string =>
+    [headers[name] ?? ''].flat().join(', ')
 
 /** The largest payload that any relay may be configured to take. */
 const maxBodyBytes = 16 * 1024 * 1024

@@ -52,7 +52,8 @@ function readJwk(jwk: JsonObject, where: string): TrustedKey | undefined {
 /** Unix seconds. The bound keeps what passes within what a Date can hold. */
 function instantOf(value: JsonValue | undefined, where: string): Date | undefined {
   if (value === undefined) return undefined
-  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && value <= 8.64e12) return new Date(value * 1000)
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && value <= 8.64e12)
+    return new Date(value * 1000)
   throw new CommandError(`${where} has a key whose "nbf" or "exp" is not unix seconds`)
 }
 
@@ -61,7 +62,8 @@ function readVkeys({ bytes, where }: Published): { origin: string; vkeys: Verifi
   const lines = Buffer.from(bytes).toString().split(/\r?\n/).filter(Boolean)
   const [first, ...others] = lines.map((line) => readVkey(line, where))
   if (first === undefined) throw new CommandError(`${where} holds no vkey`)
-  if (others.some(({ name }) => name !== first.name)) throw new CommandError(`${where} holds vkeys of more than one log`)
+  if (others.some(({ name }) => name !== first.name))
+    throw new CommandError(`${where} holds vkeys of more than one log`)
   return { origin: first.name, vkeys: [first, ...others] }
 }
 

@@ -62,7 +62,8 @@ function omissions({ payload, jwks, vkey }: VerifyOptions): string[] {
 }
 
 /** What browsers call a potentially trustworthy origin. */
-const isTrustworthy = ({ protocol, hostname }: URL): boolean => protocol === 'https:' || isLoopback(hostname.replace(/^\[|\]$/g, ''))
+const isTrustworthy = ({ protocol, hostname }: URL): boolean =>
+  protocol === 'https:' || isLoopback(hostname.replace(/^\[|\]$/g, ''))
 
 /** RFC 3339 of unix seconds that the verifier has seen to be a number. */
 function timeOf(iatS: unknown): string {

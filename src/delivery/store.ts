@@ -1,4 +1,4 @@
-import { int8Array, textArray, timestamptzArray, type Tx } from '../ports/database.ts'
+import { int8Array, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 import type { AttemptRecord } from './delivery.ts'
 
 export interface NewDelivery {

@@ -168,7 +168,8 @@ export class DeliveryWorker {
     try {
       if (delivery.leaseEndsAt.getTime() - clock.now().getTime() < attemptMarginMs) return
       // An earlier process recorded the last attempt and died before it could say that there will be no other.
-      if (delivery.attempts > schedule.length) return await this.#abandon(delivery, delivery.attempts, 'schedule_exhausted')
+      if (delivery.attempts > schedule.length)
+        return await this.#abandon(delivery, delivery.attempts, 'schedule_exhausted')
       const cargo = delivery.cargo ?? (await this.#load(delivery))
       if (cargo === undefined) return await this.#abandon(delivery, delivery.attempts, 'endpoint_deleted')
       await this.#attempt(delivery, cargo)
@@ -201,7 +202,12 @@ export class DeliveryWorker {
   }
 
   /** The request's headers (DESIGN.md section 2), signed for this attempt: the time is that of the attempt. */
-  #seal({ messageId }: ClaimedDelivery, cargo: Cargo, number: number, at: Date): { headers: Record<string, string>; kid: string } {
+  #seal(
+    { messageId }: ClaimedDelivery,
+    cargo: Cargo,
+    number: number,
+    at: Date,
+  ): { headers: Record<string, string>; kid: string } {
     const { keyring } = this.#parts
     const timestampS = Math.floor(at.getTime() / 1000)
     const kid = keyring.kid
@@ -328,7 +334,15 @@ const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => 
   endpoint: endpointId,
 })
 
-const compact = ({ statement, kid, signature }: { statement: Uint8Array; kid: string; signature: Uint8Array }): string =>
+const compact = ({
+  statement,
+  kid,
+  signature,
+}: {
+  statement: Uint8Array
+  kid: string
+  signature: Uint8Array
+}): string =>
   compactReceipt({
     protected: receiptHeader(kid),
     payload: Buffer.from(statement).toString('base64url'),

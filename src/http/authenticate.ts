@@ -21,7 +21,8 @@ export async function authenticate(request: FastifyRequest, directory: Directory
   const presented = parseApiKey(text)
   if (presented === undefined) throw new RelayError('unauthenticated')
   const apiKey: ApiKey | undefined = await directory.findApiKey(presented.id)
-  if (!secretMatches(presented.secret, apiKey?.secretHash) || apiKey === undefined) throw new RelayError('unauthenticated')
+  if (!secretMatches(presented.secret, apiKey?.secretHash) || apiKey === undefined)
+    throw new RelayError('unauthenticated')
   return { actor: actorOf(apiKey), role: apiKey.role, tenantId: apiKey.tenantId, sourceId: apiKey.sourceId }
 }
 

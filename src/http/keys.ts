@@ -9,7 +9,14 @@ import { JwksAnswer, KeysAnswer } from './schemas.ts'
 export function keyRoutes(app: FastifyInstance, relay: Relay): void {
   app.get(
     '/.well-known/jwks.json',
-    { schema: { summary: 'The JWKS: next, active and retiring keys', tags: ['Public'], security: [], response: { 200: JwksAnswer } } },
+    {
+      schema: {
+        summary: 'The JWKS: next, active and retiring keys',
+        tags: ['Public'],
+        security: [],
+        response: { 200: JwksAnswer },
+      },
+    },
     async ({ headers }, reply) => {
       const text = JSON.stringify(relay.keyring.jwks())
       const etag = `"${sha256(Buffer.from(text)).toString('base64url')}"`
@@ -25,7 +32,14 @@ export function keyRoutes(app: FastifyInstance, relay: Relay): void {
 
   app.get(
     '/v1/keys',
-    { schema: { summary: 'Every key ever, with its states and times', tags: ['Public'], security: [], response: { 200: KeysAnswer } } },
+    {
+      schema: {
+        summary: 'Every key ever, with its states and times',
+        tags: ['Public'],
+        security: [],
+        response: { 200: KeysAnswer },
+      },
+    },
     async (_request, reply) => {
       reply.header('cache-control', 'public, max-age=300').header('access-control-allow-origin', '*')
       return { keys: relay.keys().map(showKey) }

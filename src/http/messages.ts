@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
-import type { Relay } from '../relay.ts'
 import { receiptMediaType } from '../receipt/receipt.ts'
+import type { Relay } from '../relay.ts'
 import { readableTenant } from './authenticate.ts'
 import { DeliveryAnswer, MessageAnswer, pageOf, ReceiptAnswer } from './schemas.ts'
 
@@ -19,6 +19,7 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
           properties: { 'idempotency-key': { type: 'string', description: '1 to 255 visible ASCII characters.' } },
         },
         body: { description: 'The payload: a JSON object or array.', type: ['object', 'array'] },
+        produces: [receiptMediaType],
         response: { 202: ReceiptAnswer },
       },
       // The strict parser judges the bytes. Nothing else looks at them first.
@@ -50,8 +51,8 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
 /** Reading back what was accepted. */
 export function messageRoutes(app: FastifyInstance, relay: Relay): void {
   type AtMessage = { Params: { message: string } }
-  const describe = (summary: string, answer: object) => ({
-    schema: { summary, tags: ['Messages'], response: { 200: answer } },
+  const describe = (summary: string, answer: object, mediaType = 'application/json') => ({
+    schema: { summary, tags: ['Messages'], produces: [mediaType], response: { 200: answer } },
   })
 
   app.get<AtMessage>(
@@ -67,7 +68,7 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
 
   app.get<AtMessage>(
     '/v1/messages/:message/receipt',
-    describe('A fresh receipt, proven in the newest checkpoint', ReceiptAnswer),
+    describe('A fresh receipt, proven in the newest checkpoint', ReceiptAnswer, receiptMediaType),
     async ({ principal, params }, reply) => {
       const message = await relay.getMessage(readableTenant(principal), params.message)
       reply.type(receiptMediaType)

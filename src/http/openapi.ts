@@ -1,4 +1,6 @@
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
+import { problemMediaType } from './problem.ts'
+import { Problem } from './schemas.ts'
 
 /** What the routes cannot say of themselves; the rest of /openapi.json is made of their schemas. */
 export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions => ({
@@ -20,8 +22,26 @@ export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions =>
       { name: 'Operation', description: 'For whoever runs the relay.' },
     ],
     components: {
+      schemas: { Problem },
+      responses: {
+        Problem: {
+          description: 'Refused. README.md lists the codes.',
+          content: { [problemMediaType]: { schema: { $ref: '#/components/schemas/Problem' } } },
+        },
+      },
       securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'cs_<id>_<secret>' } },
     },
     security: [{ apiKey: [] }],
+  }, // OpenAPI knows no parameter that spans slashes, so the wildcard gets a name and its description the rest.
+  transform: ({ schema, url }) => ({ schema, url: url.replace('*', ':path') }),
+  transformObject: (document) => {
+    const { openapiObject = {} } = document as { openapiObject?: Partial<OpenAPIV3_1.Document> }
+    for (const path of Object.values(openapiObject.paths ?? {})) {
+      for (const operation of Object.values(path ?? {}) as OpenAPIV3_1.OperationObject[]) {
+        const refused = { $ref: '#/components/responses/Problem' }
+        operation.responses = { ...operation.responses, '4XX': refused, '5XX': refused }
+      }
+    }
+    return openapiObject
   },
 })

@@ -5,7 +5,10 @@ import { Type } from 'typebox'
 const name = Type.String({ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' })
 const instant = Type.String({ format: 'date-time' })
 const id = (prefix: string, what: string) =>
-  Type.String({ description: `${what}, \`${prefix}_\` and 26 characters.`, examples: [`${prefix}_01m80h1aha8qpjns1baxnshj3d`] })
+  Type.String({
+    description: `${what}, \`${prefix}_\` and 26 characters.`,
+    examples: [`${prefix}_01m80h1aha8qpjns1baxnshj3d`],
+  })
 
 export const Problem = Type.Object(
   {
@@ -189,3 +192,8 @@ export const KeysAnswer = Type.Object({
     }),
   ),
 })
+
+export const StatusAnswer = Type.Object({ status: Type.String() })
+
+export const PlainText = Type.String()
+export const Octets = Type.Unsafe<Uint8Array>({ description: 'Bytes.', contentMediaType: 'application/octet-stream' })

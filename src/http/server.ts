@@ -1,5 +1,6 @@
 import swagger from '@fastify/swagger'
 import fastify, { type FastifyInstance } from 'fastify'
+import { Type } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
 import type { Database } from '../ports/database.ts'
@@ -11,7 +12,8 @@ import { keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
-import { problemHandler } from './problem.ts'
+import { connectionRefuser, problemHandler } from './problem.ts'
+import { PlainText, StatusAnswer } from './schemas.ts'
 import { tenantRoutes } from './tenants.ts'
 import { verifyRoutes } from './verify.ts'
 
@@ -35,19 +37,23 @@ export interface ServerParts {
 /** The edge: HTTP in, problems out. Each route group is a file; who may call it is decided here or at its top. */
 export async function buildServer(parts: ServerParts): Promise<FastifyInstance> {
   const { relay, database, logger, observer } = parts
+  const refuse = problemHandler(logger, observer)
   const app = fastify({
     logger: false, // one line per fact, by us; never URLs with queries
     bodyLimit: parts.maxPayloadBytes,
     // Fastify waits for ever by default. A client that needs longer than this to send 1 MiB is not a client.
     requestTimeout: 30_000,
+    http: { headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
     connectionTimeout: 60_000,
     keepAliveTimeout: 72_000, // longer than a load balancer's 60 s, so that it closes first
     forceCloseConnections: 'idle',
-    return503OnClosing: false, // our own hook answers with a problem
+    return503OnClosing: false, // what still comes on an open connection is served: the relay closes after the server
     exposeHeadRoutes: true,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: true, useDefaults: true } },
+    frameworkErrors: (error, request, reply) => refuse(error, request, reply.headers(securityHeaders)), // before any hook
+    clientErrorHandler: connectionRefuser(observer),
   })
-  app.setErrorHandler(problemHandler(logger, observer))
+  app.setErrorHandler(refuse)
   const methods = collectMethods(app)
   app.setNotFoundHandler((request, reply) => {
     const allowed = methods(request.url)
@@ -64,8 +70,10 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
 
   // One parser for every body, which does not parse: the strict parser is the only door (DESIGN.md section 2).
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser(/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i, { parseAs: 'buffer' }, (_request, body, done) =>
-    done(null, body),
+  app.addContentTypeParser(
+    /^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i,
+    { parseAs: 'buffer' },
+    (_request, body, done) => done(null, body),
   )
 
   await app.register(swagger, openApiDocument(relay.issuer))
@@ -89,10 +97,14 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     tenantRoutes(scope, relay, database)
     messageRoutes(scope, relay)
-    scope.get('/metrics', { schema: { hide: true } }, async ({ principal }, reply) => {
-      permitAdmin(principal)
-      return reply.type('text/plain; version=0.0.4; charset=utf-8').send(await parts.metrics())
-    })
+    scope.get(
+      '/metrics',
+      { schema: { ...describe('What Prometheus scrapes'), produces: ['text/plain'], response: { 200: PlainText } } },
+      async ({ principal }, reply) => {
+        permitAdmin(principal)
+        return reply.type('text/plain; version=0.0.4; charset=utf-8').send(await parts.metrics())
+      },
+    )
   })
   await app.register(async (scope) => {
     withJson(scope)
@@ -101,16 +113,22 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     logRoutes(scope, relay)
     operationRoutes(scope, database)
   })
-  app.get('/openapi.json', { schema: { hide: true } }, async (_request, reply) =>
-    reply.header('access-control-allow-origin', '*').send(app.swagger()),
+  app.get(
+    '/openapi.json',
+    { schema: { ...describe('This document'), security: [], response: { 200: Type.Any() } } },
+    async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()),
   )
   return app
 }
 
+const describe = (summary: string) => ({ summary, tags: ['Operation'] })
+
 function operationRoutes(app: FastifyInstance, database: Database): void {
-  const describe = (summary: string) => ({ schema: { summary, tags: ['Operation'], security: [] } })
-  app.get('/healthz', describe('The process is alive'), async () => ({ status: 'ok' }))
-  app.get('/readyz', describe('The database answers, so messages can be accepted'), async () => {
+  const open = (summary: string) => ({
+    schema: { ...describe(summary), security: [], response: { 200: StatusAnswer } },
+  })
+  app.get('/healthz', open('The process is alive'), async () => ({ status: 'ok' }))
+  app.get('/readyz', open('The database answers, so messages can be accepted'), async () => {
     await database.query('select tree_size from log').catch((cause: unknown) => {
       throw new RelayError('storage_unavailable', { cause, retryAfterS: 1 })
     })
@@ -129,7 +147,12 @@ const securityHeaders = {
 function collectMethods(app: FastifyInstance): (url: string) => string[] {
   const routes: { method: string; pattern: RegExp }[] = []
   app.addHook('onRoute', ({ method, url }) => {
-    const pattern = new RegExp(`^${url.replace(/[.]/g, '\\.').replace(/:[^/]+/g, '[^/]+').replace(/\*$/, '.+')}$`)
+    const pattern = new RegExp(
+      `^${url
+        .replace(/[.]/g, '\\.')
+        .replace(/:[^/]+/g, '[^/]+')
+        .replace(/\*$/, '.+')}$`,
+    )
     for (const one of [method].flat()) routes.push({ method: one, pattern })
   })
   return (url) => {

@@ -1,12 +1,12 @@
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
+import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
 import type { ApiKey, Endpoint, Source, Tenant } from '../tenant/records.ts'
 import { endpointsOf, findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
-import type { Database } from '../ports/database.ts'
-import { permitAdmin, permitTenant, type Principal } from './authenticate.ts'
+import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
 import {
   ApiKeyAnswer,
   ApiKeyMade,

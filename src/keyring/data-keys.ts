@@ -67,5 +67,9 @@ const selectDataKey = `select wrapped, wrapping_key as "wrappingKey" from data_k
 const insertDataKey = `
   insert into data_keys (tenant_id, wrapped, wrapping_key, created_at) values ($1, $2, $3, $4)`
 
-export const recordDataKey = (tx: Tx, tenantId: string, { blob, wrappingKey }: WrappedKey, now: Date): Promise<unknown> =>
-  tx.query(insertDataKey, [tenantId, blob, wrappingKey, now])
+export const recordDataKey = (
+  tx: Tx,
+  tenantId: string,
+  { blob, wrappingKey }: WrappedKey,
+  now: Date,
+): Promise<unknown> => tx.query(insertDataKey, [tenantId, blob, wrappingKey, now])

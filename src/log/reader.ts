@@ -1,5 +1,6 @@
 import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
 import type { Tx } from '../ports/database.ts'
+import type { Checkpoint } from './checkpoint.ts'
 import { statementContext } from './statement.ts'
 import {
   entriesBetween,
@@ -11,7 +12,6 @@ import {
   type StatementRow,
   tileRoots,
 } from './store.ts'
-import type { Checkpoint } from './checkpoint.ts'
 import { tileNode, tilesForConsistency, tilesForInclusion } from './tile.ts'
 import { hashLeaf, type NodeAt, proveConsistency, proveInclusion, TreeEdge, verifyConsistency } from './tree.ts'
 

@@ -2,9 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { RelayError } from '../errors.ts'
 import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
 import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
+import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Checkpoint } from './checkpoint.ts'
-import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
 import { loadEdge } from './reader.ts'
 import { entryOf, type Statement, statementContext } from './statement.ts'
 import { advanceHead, findStatement, type HeadRow, insertFullTile, insertStatements, lockHead } from './store.ts'
@@ -260,7 +260,10 @@ function refuse(batch: readonly Waiting[], error: unknown): void {
   for (const waiting of batch) waiting.reject(error)
 }
 
-async function admit(tx: Tx, batch: readonly Waiting[]): Promise<Pick<Proposal, 'admitted' | 'superseded' | 'deferred'>> {
+async function admit(
+  tx: Tx,
+  batch: readonly Waiting[],
+): Promise<Pick<Proposal, 'admitted' | 'superseded' | 'deferred'>> {
   const verdicts = new Map<Waiting, Admission>()
   for (const [effect, bound] of byEffect(batch)) {
     if (effect.admit === undefined) continue
@@ -285,7 +288,12 @@ async function admit(tx: Tx, batch: readonly Waiting[]): Promise<Pick<Proposal, 
   return { admitted, superseded, deferred }
 }
 
-async function writeEffects(tx: Tx, admitted: readonly Waiting[], firstLeafIndex: number, head: Head): Promise<AfterCommit[]> {
+async function writeEffects(
+  tx: Tx,
+  admitted: readonly Waiting[],
+  firstLeafIndex: number,
+  head: Head,
+): Promise<AfterCommit[]> {
   const writes = [...byEffect(admitted)].map(([effect, bound]) => {
     const rows: Sequenced<unknown>[] = bound.map(({ row, position }) => ({ row, leafIndex: firstLeafIndex + position }))
     return effect.write(tx, rows, head)
@@ -294,7 +302,9 @@ async function writeEffects(tx: Tx, admitted: readonly Waiting[], firstLeafIndex
   return followUps.filter((follow) => follow !== undefined)
 }
 
-function byEffect(batch: readonly Waiting[]): Map<Effect<unknown>, { row: unknown; waiting: Waiting; position: number }[]> {
+function byEffect(
+  batch: readonly Waiting[],
+): Map<Effect<unknown>, { row: unknown; waiting: Waiting; position: number }[]> {
   const groups = new Map<Effect<unknown>, { row: unknown; waiting: Waiting; position: number }[]>()
   for (const [position, waiting] of batch.entries()) {
     for (const { effect, row } of waiting.pending.effects) {
@@ -308,7 +318,9 @@ function byEffect(batch: readonly Waiting[]): Map<Effect<unknown>, { row: unknow
 
 /** Promise.all, rejecting with whatever failed first, but only once all have settled: none may go on using a transaction
  *  that has ended. */
-async function allOf<T extends readonly unknown[]>(work: readonly [...{ [I in keyof T]: Promise<T[I]> | T[I] }]): Promise<T> {
+async function allOf<T extends readonly unknown[]>(
+  work: readonly [...{ [I in keyof T]: Promise<T[I]> | T[I] }],
+): Promise<T> {
   const all = Promise.all(work)
   all.catch(() => {}) // answered for below
   await Promise.allSettled(work)

@@ -1,4 +1,4 @@
-import { byteaArray, int8Array, textArray, type Tx } from '../ports/database.ts'
+import { byteaArray, int8Array, type Tx, textArray } from '../ports/database.ts'
 
 /** The row that holds the head of the log, as the batch that locked it found it. */
 export interface HeadRow {

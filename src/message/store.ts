@@ -1,4 +1,4 @@
-import { byteaArray, int8Array, textArray, timestamptzArray, type Tx } from '../ports/database.ts'
+import { byteaArray, int8Array, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 import type { Admission, Effect } from '../ports/effect.ts'
 import type { Message } from './message.ts'
 

@@ -9,7 +9,7 @@ export interface Effect<Row> {
    * Writes the rows of a batch. Leaves are not committed yet: nothing may leave the process from here. What must follow
    * COMMIT goes into the function returned, which is called once, after it, and must not throw.
    */
-  write(tx: Tx, rows: readonly Sequenced<Row>[], head: Head): Promise<AfterCommit | void>
+  write(tx: Tx, rows: readonly Sequenced<Row>[], head: Head): Promise<AfterCommit | undefined>
 
   /**
    * Asked before leaves are given out, under the lock of the head, for each row: may it be appended? `defer` puts it

@@ -2,7 +2,7 @@ import { type KeyObject, verify } from 'node:crypto'
 import { RelayError } from '../errors.ts'
 import { kidOfReceiptHeader, verifyJws } from '../keyring/jws.ts'
 import { webhookSigningInput } from '../keyring/signing-input.ts'
-import { openCheckpoint, type LogTrust, type VerifiedCheckpoint } from '../log/checkpoint.ts'
+import { type LogTrust, openCheckpoint, type VerifiedCheckpoint } from '../log/checkpoint.ts'
 import { NoteError } from '../log/note.ts'
 import { parseProof } from '../log/tlog-proof.ts'
 import { hashLeaf, verifyInclusion } from '../log/tree.ts'
@@ -67,7 +67,12 @@ export interface Verdict {
   /** The key that signed, once the signature holds. */
   readonly key?: { readonly kid: string }
   /** Where in which log, once the proof holds. */
-  readonly log?: { readonly origin: string; readonly leafIndex: number; readonly treeSize: number; readonly rootHash: string }
+  readonly log?: {
+    readonly origin: string
+    readonly leafIndex: number
+    readonly treeSize: number
+    readonly rootHash: string
+  }
   /** What was stated, once the signature holds. */
   readonly statement?: JsonObject
 }
@@ -104,7 +109,12 @@ interface Findings {
   statement?: JsonObject
 }
 
-function verifyReceipt(value: JsonValue, payload: Uint8Array | undefined, trust: TrustMaterial, findings: Findings): void {
+function verifyReceipt(
+  value: JsonValue,
+  payload: Uint8Array | undefined,
+  trust: TrustMaterial,
+  findings: Findings,
+): void {
   const note = (name: CheckName, problem: string | undefined, fine: string): boolean => {
     findings.checks.push({ name, ok: problem === undefined, detail: problem ?? fine })
     return problem === undefined
@@ -131,7 +141,8 @@ function verifyReceipt(value: JsonValue, payload: Uint8Array | undefined, trust:
   const key = trust.findKey(kid)
   if (!note('key_known', key ? undefined : `no key ${kid} is published`, `key ${kid}`) || key === undefined) return
   const signed = verifyJws(receipt.protected, receipt.payload, signature, key.publicKey)
-  if (!note('signature', signed ? undefined : 'the signature is not of these bytes by this key', 'signed by this key')) return
+  if (!note('signature', signed ? undefined : 'the signature is not of these bytes by this key', 'signed by this key'))
+    return
   findings.key = { kid }
 
   const statement = readStatement(bytes)
@@ -140,7 +151,8 @@ function verifyReceipt(value: JsonValue, payload: Uint8Array | undefined, trust:
   if (typeof statement === 'string') return
   findings.statement = statement
   const { iat } = statement
-  if (typeof iat === 'number') note('key_state', stateProblem(key, iat), 'the key was active when the statement was made')
+  if (typeof iat === 'number')
+    note('key_state', stateProblem(key, iat), 'the key was active when the statement was made')
   if (payload !== undefined) verifyDigest(payload, statement, note)
 }
 
@@ -169,10 +181,12 @@ function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMate
 function stateProblem(key: TrustedKey, iatS: number): string | undefined {
   const leewayMs = 60_000
   const at = iatS * 1000
-  if (key.revokedAt !== undefined && at >= key.revokedAt.getTime()) return 'the key was revoked before the statement was made'
+  if (key.revokedAt !== undefined && at >= key.revokedAt.getTime())
+    return 'the key was revoked before the statement was made'
   if (key.validFrom === undefined) return 'the key has not signed anything yet'
   if (at < key.validFrom.getTime() - leewayMs) return 'the statement is older than the key'
-  if (key.validUntil !== undefined && at > key.validUntil.getTime() + leewayMs) return 'the key had stopped signing by then'
+  if (key.validUntil !== undefined && at > key.validUntil.getTime() + leewayMs)
+    return 'the key had stopped signing by then'
   return undefined
 }
 
@@ -182,9 +196,11 @@ function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): v
   if (typeof stated !== 'object' || stated === null || Array.isArray(stated)) {
     return void note('payload_digest', 'the statement is not about a payload', '')
   }
-  const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean => sha256(bytes).toString('base64url') === digest
+  const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean =>
+    sha256(bytes).toString('base64url') === digest
   if (same(payload, stated.sha256)) return void note('payload_digest', undefined, 'these are the canonical bytes')
-  if (same(payload, stated.received_sha256)) return void note('payload_digest', undefined, 'these are the bytes received')
+  if (same(payload, stated.received_sha256))
+    return void note('payload_digest', undefined, 'these are the bytes received')
   try {
     const canonical = canonicalizePayload(parsePayload(payload))
     const equal = same(canonical, stated.sha256)
@@ -195,7 +211,13 @@ function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): v
   }
 }
 
-function verifyLogged(text: string, statement: Uint8Array, open: CheckpointOpener, findings: Findings, note: Note): void {
+function verifyLogged(
+  text: string,
+  statement: Uint8Array,
+  open: CheckpointOpener,
+  findings: Findings,
+  note: Note,
+): void {
   let checkpoint: VerifiedCheckpoint
   let proof: ReturnType<typeof parseProof>
   try {
@@ -220,10 +242,16 @@ function verifyLogged(text: string, statement: Uint8Array, open: CheckpointOpene
 const mostSignatures = 8
 
 /** Standard Webhooks: any `v1a` signature in the header by any key published. The body is the payload as forwarded. */
-function verifyWebhook(webhook: WebhookTriple, body: Uint8Array | undefined, trust: TrustMaterial, findings: Findings): void {
+function verifyWebhook(
+  webhook: WebhookTriple,
+  body: Uint8Array | undefined,
+  trust: TrustMaterial,
+  findings: Findings,
+): void {
   const add = (name: CheckName, ok: boolean, detail: string) => findings.checks.push({ name, ok, detail })
   const timestampS = /^(0|[1-9]\d{0,15})$/.test(webhook.timestamp) ? Number(webhook.timestamp) : undefined
-  if (body === undefined) return void add('webhook_signature', false, 'there is no payload to check the signature against')
+  if (body === undefined)
+    return void add('webhook_signature', false, 'there is no payload to check the signature against')
   if (timestampS === undefined || !/^msg_[A-Za-z0-9_-]{1,64}$/.test(webhook.id)) {
     return void add('webhook_signature', false, 'the id or the timestamp is not of the form we sign')
   }
@@ -235,7 +263,8 @@ function verifyWebhook(webhook: WebhookTriple, body: Uint8Array | undefined, tru
     return signature.length === 64 && signature.toString('base64') === text ? [signature] : []
   })
   const signer = trust.keys.find((key) => signatures.some((signature) => verify(null, input, key.publicKey, signature)))
-  if (signer === undefined) return void add('webhook_signature', false, 'no published key made this signature over these bytes')
+  if (signer === undefined)
+    return void add('webhook_signature', false, 'no published key made this signature over these bytes')
   add('webhook_signature', true, `signed by key ${signer.kid}`)
   findings.key ??= { kid: signer.kid }
   const problem = stateProblem(signer, timestampS)

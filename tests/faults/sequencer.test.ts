@@ -63,7 +63,8 @@ describe.each(table)('when "$at" is $how', ({ at, how, answer }) => {
     await relay.restart()
     expect((await relay.post(tenant, { restarted: true })).status).toBe(202)
     await relay.check()
-    for (const id of receiver.messages) expect(relay.receipts.has(id), 'nothing was delivered that was not accepted').toBe(true)
+    for (const id of receiver.messages)
+      expect(relay.receipts.has(id), 'nothing was delivered that was not accepted').toBe(true)
   })
 })
 

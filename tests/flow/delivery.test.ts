@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { Receiver } from '../support/receiver.ts'
+import { deadUrl, Receiver } from '../support/receiver.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
 
 interface ShownDelivery {
@@ -32,7 +32,17 @@ test('a refused delivery is attempted again after the delays of the schedule, si
   await relay.makeEndpoint(tenant, receiver.url)
   receiver.answer = (_arrived, response) => response.writeHead(500).end()
   const { body } = await relay.post(tenant, { stubborn: true })
-  const delaysMs = [5000, 5 * minute, 30 * minute, 120 * minute, 300 * minute, 600 * minute, 840 * minute, 1200 * minute, 1440 * minute]
+  const delaysMs = [
+    5000,
+    5 * minute,
+    30 * minute,
+    120 * minute,
+    300 * minute,
+    600 * minute,
+    840 * minute,
+    1200 * minute,
+    1440 * minute,
+  ]
   for (const [i, delayMs] of delaysMs.entries()) {
     const delivery = await attempted(body.message, i + 1)
     expect(delivery.state).toBe('pending')
@@ -43,7 +53,9 @@ test('a refused delivery is attempted again after the delays of the schedule, si
     relay.clock.advance(1)
   }
   await expect.poll(() => deliveryOf(body.message)).toMatchObject({ state: 'abandoned', attempts: { length: 10 } })
-  expect(receiver.arrived.map(({ headers }) => headers['webhook-attempt'])).toEqual(Array.from({ length: 10 }, (_, i) => `${i + 1}`))
+  expect(receiver.arrived.map(({ headers }) => headers['webhook-attempt'])).toEqual(
+    Array.from({ length: 10 }, (_, i) => `${i + 1}`),
+  )
   expect(receiver.messages).toEqual(new Set([body.message]))
   const signatures = new Set(receiver.arrived.map(({ headers }) => headers['webhook-signature']))
   expect(signatures.size).toBe(10)
@@ -53,11 +65,18 @@ test('410 stops at once, and a redirect is a refusal that is not followed', asyn
   await relay.makeEndpoint(tenant, receiver.url)
   const other = await Receiver.start()
   receiver.answer = ({ body }, response) =>
-    body.toString().includes('gone') ? response.writeHead(410).end() : response.writeHead(307, { location: other.url }).end()
+    body.toString().includes('gone')
+      ? response.writeHead(410).end()
+      : response.writeHead(307, { location: other.url }).end()
   const gone = await relay.post(tenant, { gone: true })
   const moved = await relay.post(tenant, { moved: true })
-  await expect.poll(() => deliveryOf(gone.body.message)).toMatchObject({ state: 'abandoned', attempts: [{ status: 410 }] })
-  expect(await attempted(moved.body.message, 1)).toMatchObject({ state: 'pending', attempts: [{ outcome: 'refused', status: 307 }] })
+  await expect
+    .poll(() => deliveryOf(gone.body.message))
+    .toMatchObject({ state: 'abandoned', attempts: [{ status: 410 }] })
+  expect(await attempted(moved.body.message, 1)).toMatchObject({
+    state: 'pending',
+    attempts: [{ outcome: 'refused', status: 307 }],
+  })
   expect(other.arrived).toEqual([])
   await other.stop()
 })
@@ -72,13 +91,15 @@ test('Retry-After is waited for', async () => {
 
 test('every endpoint of the tenant is owed the message, and one that is down does not hold up another', async () => {
   const up = await relay.makeEndpoint(tenant, receiver.url)
-  const down = await relay.makeEndpoint(tenant, 'http://127.0.0.1:9/nobody-listens')
+  const down = await relay.makeEndpoint(tenant, await deadUrl())
   const { body } = await relay.post(tenant, { fan: 'out' })
   await receiver.until(() => receiver.messages.has(body.message))
-  await expect.poll(() => deliveriesOf(body.message)).toMatchObject([
-    { endpoint: up.id, state: 'delivered' },
-    { endpoint: down.id, state: 'pending', attempts: [{ outcome: 'unreachable', reason: 'connect' }] },
-  ])
+  await expect
+    .poll(() => deliveriesOf(body.message))
+    .toMatchObject([
+      { endpoint: up.id, state: 'delivered' },
+      { endpoint: down.id, state: 'pending', attempts: [{ outcome: 'unreachable', reason: 'connect' }] },
+    ])
 })
 
 test('an endpoint made before a post is owed it, and one deleted before is not; what was owed is abandoned', async () => {
@@ -91,12 +112,14 @@ test('an endpoint made before a post is owed it, and one deleted before is not; 
   const after = await relay.post(tenant, { n: 2 })
   expect(await deliveriesOf(after.body.message)).toEqual([])
   relay.clock.advance(10_000)
-  await expect.poll(() => deliveryOf(before.body.message)).toMatchObject({ state: 'abandoned', attempts: { length: 1 } })
+  await expect
+    .poll(() => deliveryOf(before.body.message))
+    .toMatchObject({ state: 'abandoned', attempts: { length: 1 } })
   expect(receiver.arrived).toHaveLength(1)
 })
 
 test('a changed URL is used by the next attempt', async () => {
-  const { id } = await relay.makeEndpoint(tenant, 'http://127.0.0.1:1/down')
+  const { id } = await relay.makeEndpoint(tenant, await deadUrl())
   const { body } = await relay.post(tenant, { moving: true })
   await attempted(body.message, 1)
   const path = `/v1/tenants/${tenant.id}/endpoints/${id}`
@@ -107,9 +130,17 @@ test('a changed URL is used by the next attempt', async () => {
 })
 
 test('addresses that are not allowed are refused when an endpoint is written, and at every attempt', async () => {
-  const urls = ['http://169.254.169.254/latest', 'https://10.0.0.1/', 'https://[::ffff:10.0.0.1]/', 'https://metadata.internal/']
+  const urls = [
+    'http://169.254.169.254/latest',
+    'https://10.0.0.1/',
+    'https://[::ffff:10.0.0.1]/',
+    'https://metadata.internal/',
+  ]
   for (const url of urls) {
-    const answer = await relay.call('POST', `/v1/tenants/${tenant.id}/endpoints`, { body: { url }, key: tenant.tenantKey })
+    const answer = await relay.call('POST', `/v1/tenants/${tenant.id}/endpoints`, {
+      body: { url },
+      key: tenant.tenantKey,
+    })
     expect(answer.status, url).toBe(422)
   }
   await relay.makeEndpoint(tenant, receiver.url)
@@ -117,7 +148,10 @@ test('addresses that are not allowed are refused when an endpoint is written, an
   const strict = await TestRelay.start({ egressAllow: [] }, relay)
   const { body } = await strict.post(tenant, { rules: 'changed' })
   await expect
-    .poll(async () => (await strict.call<{ data: ShownDelivery[] }>('GET', `/v1/messages/${body.message}/deliveries`)).body.data[0])
+    .poll(
+      async () =>
+        (await strict.call<{ data: ShownDelivery[] }>('GET', `/v1/messages/${body.message}/deliveries`)).body.data[0],
+    )
     .toMatchObject({ attempts: [{ outcome: 'unreachable', reason: expect.stringMatching(/^forbidden/) }] })
   expect(receiver.arrived).toEqual([])
   await strict.close()

@@ -47,7 +47,13 @@ test('a posted payload is receipted, logged, forwarded in canonical form and ver
     algorithms: ['EdDSA'],
     typ: 'receipt+jwt',
   })
-  expect(payload).toMatchObject({ v: 1, kind: 'message.accepted', sub: message, tenant: tenant.id, iss: 'http://relay.test' })
+  expect(payload).toMatchObject({
+    v: 1,
+    kind: 'message.accepted',
+    sub: message,
+    tenant: tenant.id,
+    iss: 'http://relay.test',
+  })
   expect(protectedHeader.kid).toBe(headers['webhook-key-id'])
   const { keys } = (await (await fetch(jwks)).json()) as { keys: { kid: string }[] }
   const jwk = keys.find((key) => key.kid === headers['webhook-key-id'])
@@ -69,10 +75,14 @@ test('the message, a fresh receipt and its deliveries can be read back', async (
   const fresh = await relay.call<typeof body>('GET', `/v1/messages/${body.message}/receipt`, { key })
   expect(fresh.body).toMatchObject({ message: body.message, payload: body.payload, signature: body.signature })
   expect(fresh.body.header['tlog-proof']).not.toBe(body.header['tlog-proof'])
-  const verdict = await relay.call('POST', '/v1/verify', { key: null, body: { receipt: fresh.body, payload: { hello: 'wörld' } } })
+  const verdict = await relay.call('POST', '/v1/verify', {
+    key: null,
+    body: { receipt: fresh.body, payload: { hello: 'wörld' } },
+  })
   expect(verdict.body).toMatchObject({ verdict: 'valid', key: { state: 'active' } })
 
-  const deliveries = async () => (await relay.call<{ data: unknown[] }>('GET', `/v1/messages/${body.message}/deliveries`, { key })).body
+  const deliveries = async () =>
+    (await relay.call<{ data: unknown[] }>('GET', `/v1/messages/${body.message}/deliveries`, { key })).body
   await expect.poll(deliveries).toMatchObject({
     data: [{ state: 'delivered', attempts: [{ number: 1, outcome: 'delivered', status: 204 }] }],
   })

@@ -1,6 +1,7 @@
-import { rm } from 'node:fs/promises'
+import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { deadUrl } from '../support/receiver.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
 
 let relay: TestRelay
@@ -37,7 +38,6 @@ test('a database that grew differently from the same backup is refused', async (
   await restore(backup)
   // Whoever restores and also throws the published checkpoint away gets past the start…
   const elsewhere = `${store}.away`
-  const { rename } = await import('node:fs/promises')
   await rename(store, elsewhere)
   await relay.open()
   await relay.post(tenant, { world: 'B' })
@@ -66,7 +66,10 @@ test('another wrapping key is refused at start', async () => {
 test('two processes on one database take turns, and the log is one', async () => {
   const other = await TestRelay.start({}, relay)
   for (let round = 0; round < 5; round++) {
-    const posts = [...Array(10).keys()].flatMap((n) => [relay.post(tenant, { round, n }), other.post(tenant, { round, n, other: true })])
+    const posts = [...Array(10).keys()].flatMap((n) => [
+      relay.post(tenant, { round, n }),
+      other.post(tenant, { round, n, other: true }),
+    ])
     for (const { status } of await Promise.all(posts)) expect(status).toBe(202)
     await relay.check()
     await other.check()
@@ -78,7 +81,7 @@ test('two processes on one database take turns, and the log is one', async () =>
 test('an endpoint that one process makes is owed what the other accepts right after', async () => {
   const other = await TestRelay.start({}, relay)
   await other.post(tenant, { before: true })
-  const { id } = await relay.makeEndpoint(tenant, 'http://127.0.0.1:1/')
+  const { id } = await relay.makeEndpoint(tenant, await deadUrl())
   const { body } = await other.post(tenant, { after: true })
   const { body: deliveries } = await relay.call('GET', `/v1/messages/${body.message}/deliveries`)
   expect(deliveries).toMatchObject({ data: [{ endpoint: id }] })

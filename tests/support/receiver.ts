@@ -53,3 +53,11 @@ export class Receiver {
     await new Promise((resolve) => this.#server.close(resolve))
   }
 }
+
+/** A URL where nobody listens: its port was free a moment ago. */
+export async function deadUrl(): Promise<string> {
+  const receiver = await Receiver.start()
+  const { url } = receiver
+  await receiver.stop()
+  return url
+}

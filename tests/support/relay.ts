@@ -134,7 +134,11 @@ export class TestRelay {
   async call<T = Record<string, unknown>>(
     method: string,
     path: string,
-    { key = adminKey, body, headers = {} }: { key?: string | null; body?: unknown; headers?: Record<string, string> } = {},
+    {
+      key = adminKey,
+      body,
+      headers = {},
+    }: { key?: string | null; body?: unknown; headers?: Record<string, string> } = {},
   ): Promise<Answer<T>> {
     const response = await fetch(this.url + path, {
       method,
@@ -143,7 +147,9 @@ export class TestRelay {
         ...(body !== undefined && { 'content-type': 'application/json' }),
         ...headers,
       },
-      ...(body !== undefined && { body: typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body) }),
+      ...(body !== undefined && {
+        body: typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body),
+      }),
     } as RequestInit)
     const text = await response.text()
     const json = response.headers.get('content-type')?.includes('json')

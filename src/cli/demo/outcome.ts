@@ -15,27 +15,62 @@ export interface Outcome {
   readonly tookMs: number
 }
 
-/** The table at the end. */
 export function tabulate({ posts, receptions, verdicts, checkpoint, tookMs }: Outcome): string {
-  const accepted = new Map(posts.flatMap((post) => (post.answer.kind === 'accepted' ? [[post.answer.id, post]] : [])))
-  const first = new Map(receptions.toReversed().map((reception) => [reception.id, reception]))
-  const firsts = [...first.values()]
-  const verified = (check: CheckName): number => firsts.filter((reception) => reception.verified.includes(check)).length
-  const endToEndMs = firsts.flatMap(({ id, receivedAtMs }) => receivedAtMs - (accepted.get(id)?.postedAtMs ?? Number.NaN))
-  const bytes = posts.reduce((sum, { payload }) => sum + payload.length, 0)
+  const verified = (check: CheckName): number =>
+    new Set(receptions.filter((reception) => reception.verified.includes(check)).map(({ id }) => id)).size
+  const delivered = deliveredOf(receptions)
+  const endToEndMs = acceptedOf(posts).flatMap(({ id, postedAtMs }) => {
+    const reception = delivered.get(id)
+    return reception === undefined ? [] : [reception.receivedAtMs - postedAtMs]
+  })
+  const megabytes = posts.reduce((bytes, { payload }) => bytes + payload.length, 0) / 1e6
   const valid = [...verdicts.values()].filter(({ verdict }) => verdict === 'valid').length
-  const { treeSize, origin, rootHash } = checkpoint ?? {}
-  const rows = [
-    ['posted', `${posts.length} payloads, ${(bytes / 1e6).toFixed(2)} MB`],
-    ['accepted', `${accepted.size}`],
-    ['delivered', `${firsts.filter(({ failed }) => failed.length === 0).length}`],
-    ['verified at the receiver', `${verified('v1a')} signatures (v1a), ${verified('receipt')} receipts (jose)`],
-    ['receipts verified offline', `${valid}, with their inclusion in the log`],
+  return columns([
+    ['posted', `${posts.length} payloads, ${megabytes.toFixed(2)} MB`],
+    ['accepted', String(acceptedOf(posts).length)],
+    ['delivered', String(delivered.size)],
+    ['verified at the receiver', `${verified('v1a')} signatures (v1a), ${verified('receipt')} receipts (JWT)`],
+    ['receipts verified offline', `${valid}, with payload and inclusion in the log`],
     ['post to receipt', percentiles(posts.map(({ durationMs }) => durationMs))],
     ['post to reception', percentiles(endToEndMs)],
-    ['log', checkpoint ? `${treeSize} leaves in the newest checkpoint of ${origin}` : 'the newest checkpoint does not verify'],
-    ['root hash', rootHash ? Buffer.from(rootHash).toString('base64') : 'unknown'],
+    ['log', checkpoint ? `${checkpoint.treeSize} leaves` : 'its newest checkpoint does not verify'],
+    ['root hash', checkpoint ? Buffer.from(checkpoint.rootHash).toString('base64') : ''],
+    ['checkpoint of', checkpoint?.origin ?? ''],
     ['took', `${(tookMs / 1000).toFixed(1)} s`],
-  ] as const
-  return `\n${columns(rows)}\n`
+  ])
+}
+
+/** A sentence for each thing that is not as promised; none if everything verified. */
+export function problemsOf({ posts, receptions, verdicts, checkpoint }: Outcome): string[] {
+  const delivered = deliveredOf(receptions)
+  const accepted = acceptedOf(posts)
+  return [
+    ...posts.flatMap(({ answer }) => (answer.kind === 'refused' ? [`a payload was refused: ${answer.why}`] : [])),
+    ...accepted.filter(({ id }) => !delivered.has(id)).map(({ id }) => `${id} did not reach the receiver`),
+    ...receptions.flatMap(({ id, failed }) =>
+      failed.map(({ check, why }) => `${id} failed at the receiver: ${check}: ${why}`),
+    ),
+    ...accepted.filter(({ id }) => !verdicts.has(id)).map(({ id }) => `the receipt of ${id} was not verified`),
+    ...[...verdicts].flatMap(([id, { checks }]) =>
+      checks.filter(({ ok }) => !ok).map(({ name, detail }) => `the receipt of ${id} failed: ${name}: ${detail}`),
+    ),
+    ...(checkpoint === undefined ? ['the newest checkpoint does not verify'] : []),
+  ]
+}
+
+export const acceptedOf = (posts: readonly Post[]) =>
+  posts.flatMap(({ answer, ...post }) => (answer.kind === 'accepted' ? [{ ...post, ...answer }] : []))
+
+/** By message, the first reception that was answered 204. */
+export function deliveredOf(receptions: readonly Reception[]): Map<string, Reception> {
+  const fine = receptions.filter(({ failed, again }) => failed.length === 0 && !again)
+  return new Map(fine.map((reception) => [reception.id, reception]))
+}
+
+/** Of durations in milliseconds, by nearest rank. */
+function percentiles(durationsMs: readonly number[]): string {
+  if (durationsMs.length === 0) return ''
+  const sorted = durationsMs.toSorted((a, b) => a - b)
+  const at = (share: number): string => (sorted[Math.ceil(share * sorted.length) - 1] ?? 0).toFixed(1)
+  return `p50 ${at(0.5)} ms, p99 ${at(0.99)} ms`
 }
