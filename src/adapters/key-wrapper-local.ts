@@ -1,4 +1,12 @@
-import { createCipheriv, createDecipheriv, createHash, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createSecretKey,
+  generateKeyPairSync,
+  type KeyObject,
+  randomBytes,
+} from 'node:crypto'
 import { type FileHandle, link, mkdir, open, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
@@ -56,6 +64,22 @@ class LocalKeyWrapper implements KeyWrapper {
       throw new Error(broken, { cause })
     }
     return new Uint8Array(plain)
+  }
+
+  async generateDataKey(context: WrapContext): Promise<{ plain: Uint8Array; wrapped: WrappedKey }> {
+    const plain = new Uint8Array(randomBytes(32))
+    return { plain, wrapped: await this.wrap(plain, context) }
+  }
+
+  async generateSigningKey(context: WrapContext): Promise<{ publicKey: Uint8Array; wrapped: WrappedKey }> {
+    const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+    const seed = privateKey.export({ format: 'der', type: 'pkcs8' }).subarray(-32)
+    try {
+      const spki = publicKey.export({ format: 'der', type: 'spki' })
+      return { publicKey: new Uint8Array(spki.subarray(-32)), wrapped: await this.wrap(seed, context) }
+    } finally {
+      seed.fill(0)
+    }
   }
 }
 

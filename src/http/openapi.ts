@@ -32,16 +32,18 @@ export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions =>
       securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'cs_<id>_<secret>' } },
     },
     security: [{ apiKey: [] }],
-  }, // OpenAPI knows no parameter that spans slashes, so the wildcard gets a name and its description the rest.
+  },
+  // OpenAPI knows no parameter that spans slashes, so the wildcard gets a name, and its description says the rest.
   transform: ({ schema, url }) => ({ schema, url: url.replace('*', ':path') }),
   transformObject: (document) => {
-    const { openapiObject = {} } = document as { openapiObject?: Partial<OpenAPIV3_1.Document> }
-    for (const path of Object.values(openapiObject.paths ?? {})) {
-      for (const operation of Object.values(path ?? {}) as OpenAPIV3_1.OperationObject[]) {
-        const refused = { $ref: '#/components/responses/Problem' }
-        operation.responses = { ...operation.responses, '4XX': refused, '5XX': refused }
-      }
+    const { openapiObject } = document as { openapiObject: { paths: Record<string, Record<string, Operation>> } }
+    for (const operation of Object.values(openapiObject.paths).flatMap((path) => Object.values(path))) {
+      operation.responses['4XX'] = operation.responses['5XX'] = { $ref: '#/components/responses/Problem' }
     }
     return openapiObject
   },
 })
+
+interface Operation {
+  responses: Record<string, object>
+}

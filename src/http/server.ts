@@ -1,5 +1,5 @@
 import swagger from '@fastify/swagger'
-import fastify, { type FastifyInstance } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
@@ -77,7 +77,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
   )
 
   await app.register(swagger, openApiDocument(relay.issuer))
-  const withKey = async (scope: FastifyInstance): Promise<void> => {
+  const withKey = (scope: FastifyInstance): void => {
     scope.addHook('onRequest', async (request) => {
       request.principal = await authenticate(request, relay.directory)
     })
@@ -88,31 +88,25 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     })
   }
 
-  await app.register(async (scope) => {
-    await withKey(scope)
+  const ingest: FastifyPluginAsync = async (scope) => {
+    withKey(scope)
     ingestRoutes(scope, relay)
-  })
-  await app.register(async (scope) => {
-    await withKey(scope)
+  }
+  const management: FastifyPluginAsync = async (scope) => {
+    withKey(scope)
     withJson(scope)
     tenantRoutes(scope, relay, database)
     messageRoutes(scope, relay)
-    scope.get(
-      '/metrics',
-      { schema: { ...describe('What Prometheus scrapes'), produces: ['text/plain'], response: { 200: PlainText } } },
-      async ({ principal }, reply) => {
-        permitAdmin(principal)
-        return reply.type('text/plain; version=0.0.4; charset=utf-8').send(await parts.metrics())
-      },
-    )
-  })
-  await app.register(async (scope) => {
+    metricsRoute(scope, parts.metrics)
+  }
+  const open: FastifyPluginAsync = async (scope) => {
     withJson(scope)
     verifyRoutes(scope, relay)
     keyRoutes(scope, relay)
     logRoutes(scope, relay)
     operationRoutes(scope, database)
-  })
+  }
+  for (const group of [ingest, management, open]) await app.register(group)
   app.get(
     '/openapi.json',
     { schema: { ...describe('This document'), security: [], response: { 200: Type.Any() } } },
@@ -122,6 +116,18 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
 }
 
 const describe = (summary: string) => ({ summary, tags: ['Operation'] })
+
+function metricsRoute(app: FastifyInstance, metrics: () => Promise<string>): void {
+  const answer = { produces: ['text/plain'], response: { 200: PlainText } }
+  app.get(
+    '/metrics',
+    { schema: { ...describe('What Prometheus scrapes'), ...answer } },
+    async ({ principal }, reply) => {
+      permitAdmin(principal)
+      return reply.type('text/plain; version=0.0.4; charset=utf-8').send(await metrics())
+    },
+  )
+}
 
 function operationRoutes(app: FastifyInstance, database: Database): void {
   const open = (summary: string) => ({

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import { DataKey } from './vault.ts'
@@ -25,9 +24,8 @@ export class DataKeys {
    * {@link recordDataKey} has written it, in the transaction of that statement.
    */
   async generate(tenantId: string): Promise<WrappedKey> {
-    const plain = randomBytes(32)
+    const { plain, wrapped } = await this.#wrapper.generateDataKey(this.#context(tenantId))
     try {
-      const wrapped = await this.#wrapper.wrap(plain, this.#context(tenantId))
       this.#open.set(tenantId, Promise.resolve(new DataKey(plain)))
       return wrapped
     } finally {

@@ -46,14 +46,28 @@ export function publicKeyOf(jwk: unknown): Uint8Array | undefined {
 export const importPublicKey = (publicKey: Uint8Array): KeyObject =>
   createPublicKey({ key: Buffer.concat([spkiPrefix, publicKey]), format: 'der', type: 'spki' })
 
-/** Imports a 32-byte seed (RFC 8032 §5.1.5). */
-export function importSeed(seed: Uint8Array): KeyObject {
+/**
+ * Imports a private key as a wrapping service yields it: a 32-byte seed (RFC 8032 §5.1.5), or PKCS#8 around one, of
+ * version 1 or of version 2, which carries the public key as well (RFC 5958, RFC 8410 §7). Throws on anything else.
+ */
+export function importPrivateKey(plain: Uint8Array): KeyObject {
+  const seed = plain.length === 32 ? plain : seedInPkcs8(plain)
   const der = Buffer.concat([pkcs8Prefix, seed])
   try {
     return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
   } finally {
     der.fill(0)
   }
+}
+
+/** The algorithm identifier of Ed25519 and then the seed, an octet string in an octet string: `04 22 04 20`. */
+const ed25519SeedAt = pkcs8Prefix.subarray(5)
+
+function seedInPkcs8(der: Uint8Array): Uint8Array {
+  const at = Buffer.from(der.buffer, der.byteOffset, der.length).indexOf(ed25519SeedAt)
+  const seed = der.subarray(at + ed25519SeedAt.length, at + ed25519SeedAt.length + 32)
+  if (at < 0 || seed.length !== 32) throw new Error('an unwrapped key is neither a seed nor PKCS#8 of an Ed25519 key')
+  return seed
 }
 
 /** The 32 raw bytes of the public half. */

@@ -1,7 +1,7 @@
 import { type KeyObject, randomBytes, sign, verify } from 'node:crypto'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
-import { importPublicKey, importSeed, type PublishedJwk, publicJwk, rawPublicKey, thumbprint } from './jwk.ts'
+import { importPrivateKey, importPublicKey, type PublishedJwk, publicJwk, rawPublicKey, thumbprint } from './jwk.ts'
 import type { SigningInput } from './signing-input.ts'
 
 export type KeyPurpose = 'payload' | 'log'
@@ -49,19 +49,13 @@ export async function generateKey(
   issuer: string,
   now: Date,
 ): Promise<GeneratedKey> {
-  const seed = randomBytes(32)
-  try {
-    const publicKey = rawPublicKey(importSeed(seed))
-    const serial = randomBytes(16).toString('hex')
-    const wrapped = await wrapper.wrap(seed, seedContext(issuer, purpose, serial))
-    const kid = thumbprint(publicJwk(publicKey))
-    const times = { generatedAt: now, activatedAt: now, retiringAt: null, retiredAt: null, revokedAt: null }
-    const record = { kid, serial, purpose, publicKey, wrappingKey: wrapped.wrappingKey, ...times }
-    await unwrapSigningKey(wrapper, record, wrapped.blob, issuer)
-    return { record, wrapped }
-  } finally {
-    seed.fill(0)
-  }
+  const serial = randomBytes(16).toString('hex')
+  const { publicKey, wrapped } = await wrapper.generateSigningKey(seedContext(issuer, purpose, serial))
+  const kid = thumbprint(publicJwk(publicKey))
+  const times = { generatedAt: now, activatedAt: now, retiringAt: null, retiredAt: null, revokedAt: null }
+  const record = { kid, serial, purpose, publicKey, wrappingKey: wrapped.wrappingKey, ...times }
+  await unwrapSigningKey(wrapper, record, wrapped.blob, issuer)
+  return { record, wrapped }
 }
 
 /** Every key the deployment ever had; the seeds of the active ones, unwrapped, in memory only. */
@@ -184,11 +178,11 @@ async function unwrapSigningKey(
 ): Promise<KeyObject> {
   const name = `the ${record.purpose} key ${record.kid}`
   const context = seedContext(issuer, record.purpose, record.serial)
-  const seed = await wrapper.unwrap({ blob, wrappingKey: record.wrappingKey }, context).catch((cause: unknown) => {
+  const plain = await wrapper.unwrap({ blob, wrappingKey: record.wrappingKey }, context).catch((cause: unknown) => {
     throw new Error(`${name} cannot be unwrapped with ${record.wrappingKey}`, { cause })
   })
   try {
-    const key = importSeed(seed)
+    const key = importPrivateKey(plain)
     // The context binds a serial, not the public key, which is unknown when KMS generates one: so compare that here.
     if (Buffer.compare(rawPublicKey(key), record.publicKey) !== 0) throw new Error(`${name} unwraps to another key`)
     const trial = Buffer.from('eyJ countersign self-test')
@@ -197,7 +191,7 @@ async function unwrapSigningKey(
     }
     return key
   } finally {
-    seed.fill(0)
+    plain.fill(0)
   }
 }
 

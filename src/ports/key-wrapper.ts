@@ -14,5 +14,16 @@ export interface WrappedKey {
  */
 export interface KeyWrapper {
   wrap(plain: Uint8Array, context: WrapContext): Promise<WrappedKey>
+
+  /** The caller erases what it gets. */
   unwrap(wrapped: WrappedKey, context: WrapContext): Promise<Uint8Array>
+
+  /** 32 fresh random bytes, plain (the caller erases them) and wrapped. */
+  generateDataKey(context: WrapContext): Promise<{ plain: Uint8Array; wrapped: WrappedKey }>
+
+  /**
+   * A fresh Ed25519 key whose private half the caller never sees here. `publicKey` is 32 raw bytes; unwrapping yields
+   * the 32-byte seed or a PKCS#8 document around it, as the wrapping service has it (keyring/jwk.ts reads both).
+   */
+  generateSigningKey(context: WrapContext): Promise<{ publicKey: Uint8Array; wrapped: WrappedKey }>
 }

@@ -1,0 +1,62 @@
+import { EventEmitter, once } from 'node:events'
+import { closeSync, openSync, writeSync } from 'node:fs'
+
+/** What the world outside of the relay saw, one fact at a time. */
+export type Fact =
+  /** Noted before the request leaves. A post with a key is sent until it is accepted; one without is sent once. */
+  | { readonly kind: 'posted'; readonly post: number; readonly key: string | null }
+  /** 202, with the receipt as it was answered. */
+  | { readonly kind: 'accepted'; readonly post: number; readonly receipt: string }
+  /** Any other answer. */
+  | { readonly kind: 'refused'; readonly post: number; readonly status: number; readonly code: string }
+  /** No answer: what became of it is unknown. */
+  | { readonly kind: 'unanswered'; readonly post: number; readonly reason: string }
+  /** A webhook reached the receiver. `body` is base64. */
+  | {
+      readonly kind: 'arrived'
+      readonly message: string
+      readonly body: string
+      readonly headers: Readonly<Record<string, string>>
+    }
+  /** A strike, and how many processes died of it; `opening` if no relay was listening then. */
+  | { readonly kind: 'struck'; readonly target: string; readonly killed: number; readonly opening: boolean }
+  /** The relay ended without being killed. */
+  | { readonly kind: 'exited'; readonly exitCode: number | null; readonly opening: boolean }
+
+export type FactOf<Kind extends Fact['kind']> = Extract<Fact, { kind: Kind }> & { readonly round: number }
+
+/** The drill's own record, written to a file as it happens and never by the relay. */
+export class Ledger {
+  readonly facts: FactOf<Fact['kind']>[] = []
+  /** Written into every fact. 0 is before the first round, or none at all. */
+  round = 0
+  readonly #file: number
+  readonly #news = new EventEmitter()
+
+  /** Refuses a file that exists: facts of two drills would contradict each other. */
+  constructor(path: string) {
+    this.#file = openSync(path, 'wx')
+  }
+
+  note(fact: Fact): void {
+    const noted = { round: this.round, ...fact }
+    writeSync(this.#file, `${JSON.stringify(noted)}\n`)
+    this.facts.push(noted)
+    this.#news.emit(fact.kind)
+  }
+
+  /** Resolves at the next fact of this kind. */
+  async next(kind: Fact['kind'], withinMs: number): Promise<void> {
+    const signal = AbortSignal.timeout(withinMs)
+    await once(this.#news, kind, { signal }).catch((cause: unknown) => {
+      throw new Error(`round ${this.round}: nothing was ${kind} within ${withinMs} ms`, { cause })
+    })
+  }
+
+  close(): void {
+    closeSync(this.#file)
+  }
+}
+
+export const factsOf = <Kind extends Fact['kind']>(facts: readonly FactOf<Fact['kind']>[], kind: Kind): FactOf<Kind>[] =>
+  facts.filter((fact): fact is FactOf<Kind> => fact.kind === kind)

@@ -1,0 +1,250 @@
+/**
+ * Who may do what, as one table, walked twice: by each role in its own tenant, and by strangers in somebody else's. To a
+ * stranger, what exists and what never existed answer alike, down to the headers.
+ */
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Receiver } from '../support/receiver.ts'
+import { adminKey, TestRelay, type TestTenant } from '../support/relay.ts'
+
+const rights = `
+  POST   /v1/tenants                               admin
+  GET    /v1/tenants                               admin
+  GET    /v1/tenants/{tenant}                      admin tenant
+  POST   /v1/tenants/{tenant}/sources              admin tenant
+  GET    /v1/tenants/{tenant}/sources              admin tenant
+  POST   /v1/tenants/{tenant}/endpoints            admin tenant
+  GET    /v1/tenants/{tenant}/endpoints            admin tenant
+  GET    /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
+  PATCH  /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
+  DELETE /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
+  POST   /v1/tenants/{tenant}/api-keys             admin tenant
+  GET    /v1/tenants/{tenant}/api-keys             admin tenant
+  DELETE /v1/tenants/{tenant}/api-keys/{key}       admin tenant
+  POST   /v1/sources/{source}/messages             ingest
+  GET    /v1/messages/{message}                    admin tenant
+  GET    /v1/messages/{message}/receipt            admin tenant
+  GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /metrics                                  admin
+  POST   /v1/verify                                everyone
+  GET    /v1/keys                                  everyone
+  GET    /.well-known/jwks.json                    everyone
+  GET    /log/checkpoint                           everyone
+  GET    /log/vkey                                 everyone
+  GET    /log/tile/{path}                          everyone
+  GET    /healthz                                  everyone
+  GET    /readyz                                   everyone
+  GET    /openapi.json                             everyone
+`
+const routes = rights
+  .trim()
+  .split('\n')
+  .map((line) => {
+    const [method = '', path = '', ...who] = line.trim().split(/ +/)
+    return { method, path, who, name: `${method} ${path}` }
+  })
+
+/** What fills the braces of a path, and the bodies that name something. */
+type Names = Record<'tenant' | 'source' | 'endpoint' | 'key' | 'message' | 'path', string>
+
+const bodies: Record<string, (names: Names) => object> = {
+  'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
+  'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
+  'POST /v1/tenants/{tenant}/endpoints': () => ({ url: receiver.url }),
+  'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
+  'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
+  'POST /v1/sources/{source}/messages': () => ({ posted: true }),
+  'POST /v1/verify': () => ({ receipt: {} }),
+}
+
+interface Furnished extends TestTenant {
+  readonly names: Names
+  readonly exportKey: string
+  readonly revokedKey: string
+}
+
+let relay: TestRelay
+let receiver: Receiver
+let acme: Furnished
+let rival: Furnished
+
+beforeAll(async () => {
+  relay = await TestRelay.start()
+  receiver = await Receiver.start()
+  acme = await furnish('Acme')
+  rival = await furnish('Rival')
+})
+
+afterAll(async () => {
+  await relay?.stop()
+  await receiver?.stop()
+})
+
+test('every route of the relay has a line in the table of rights', async () => {
+  const { body } = await relay.call<{ paths: Record<string, object> }>('GET', '/openapi.json', { key: null })
+  const documented = Object.entries(body.paths).flatMap(([path, operations]) =>
+    Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`),
+  )
+  expect(documented.sort()).toEqual(routes.map(({ name }) => name).sort())
+})
+
+test.each(routes)('$name is for $who, in their own tenant, and for nobody else', async (route) => {
+  const keys = { admin: adminKey, tenant: acme.tenantKey, ingest: acme.ingestKey, export: acme.exportKey, nobody: null }
+  for (const [role, key] of Object.entries(keys)) {
+    const names = await freshNames(acme, route.path)
+    const { status } = await ask(route, names, key)
+    const allowed = route.who.includes(role) || route.who.includes('everyone')
+    if (allowed) expect(status, role).toBeLessThan(300)
+    else expect(status, role).toBe(key === null ? 401 : 403)
+  }
+})
+
+test('to a stranger, what is another tenant’s and what never was answer alike', async () => {
+  const strangers = {
+    tenant: rival.tenantKey,
+    ingest: rival.ingestKey,
+    export: rival.exportKey,
+    nobody: null,
+    revoked: acme.revokedKey,
+    unknown: `cs_${'0'.repeat(26)}_${'A'.repeat(43)}`,
+  }
+  const never = Object.fromEntries(Object.keys(acme.names).map((name) => [name, neverMade(name)])) as Names
+  for (const route of routes.filter(({ path }) => /\{(?!path)/.test(path))) {
+    for (const [who, key] of Object.entries(strangers)) {
+      const seen = await ask(route, acme.names, key)
+      expect(seen.status, `${who}: ${route.name}`).toBeGreaterThanOrEqual(401)
+      expect(seen, `${who}: ${route.name}`).toEqual(await ask(route, never, key))
+      // In their own tenant, with the names of another's things.
+      const smuggled = await ask(route, { ...acme.names, tenant: rival.id }, key)
+      expect(smuggled, `${who}: ${route.name}`).toEqual(await ask(route, { ...never, tenant: rival.id }, key))
+      if (route.method !== 'GET') continue
+      const head = { ...route, method: 'HEAD' }
+      expect(await ask(head, acme.names, key), `${who}: HEAD`).toEqual(await ask(head, never, key))
+    }
+  }
+})
+
+test('no answer to a stranger holds an id, a name, a URL or a word of the payload', async () => {
+  const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
+  const deliveries = body.data.map(({ id }) => id)
+  expect(deliveries).toHaveLength(1)
+  const { path: _, ...ids } = acme.names
+  const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
+  for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
+    for (const route of routes) {
+      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route.path)]) {
+        const { text } = await ask(route, names, key)
+        for (const secret of secrets) expect(text, `${route.name} with ${key}`).not.toContain(secret)
+      }
+    }
+  }
+})
+
+test('a key that is missing, malformed, unknown, revoked or of another secret gets the very same answer', async () => {
+  const [, id] = acme.tenantKey.split('_')
+  const answers = await Promise.all(
+    [
+      undefined,
+      '',
+      'Bearer',
+      'Bearer ',
+      'Bearer nonsense',
+      `Basic ${acme.tenantKey}`,
+      acme.tenantKey,
+      `Bearer ${acme.tenantKey}.`,
+      `Bearer ${acme.tenantKey} ${acme.tenantKey}`,
+      `Bearer ${acme.tenantKey.slice(0, -1)}`,
+      `Bearer cs_${id}_${'A'.repeat(43)}`,
+      `Bearer cs_${'0'.repeat(26)}_${'A'.repeat(43)}`,
+      `Bearer ${acme.revokedKey}`,
+    ].map(async (authorization) => {
+      const headers = authorization === undefined ? {} : { authorization }
+      return readAnswer(await fetch(`${relay.url}/v1/tenants/${acme.id}`, { headers }))
+    }),
+  )
+  expect(answers[0]).toMatchObject({ status: 401, headers: { 'www-authenticate': 'Bearer realm="countersign"' } })
+  expect(JSON.parse(answers[0]?.text ?? '')).toMatchObject({ code: 'unauthenticated' })
+  for (const answer of answers) expect(answer).toEqual(answers[0])
+})
+
+test('a revoked key stops working at once in the process that revoked it', async () => {
+  const { id, key } = await makeKey(acme.id, { name: 'leaver', role: 'tenant' })
+  const read = () => relay.call('GET', `/v1/tenants/${acme.id}`, { key })
+  expect((await read()).status).toBe(200)
+  await relay.call('DELETE', `/v1/tenants/${acme.id}/api-keys/${id}`)
+  expect((await read()).status).toBe(401)
+})
+
+test('a key revoked in one process stops working in another within a second', async () => {
+  const second = await TestRelay.start({}, relay)
+  try {
+    const { id, key } = await makeKey(acme.id, { name: 'leaver', role: 'tenant' })
+    const read = () => second.call('GET', `/v1/tenants/${acme.id}`, { key })
+    expect((await read()).status).toBe(200)
+    await relay.call('DELETE', `/v1/tenants/${acme.id}/api-keys/${id}`)
+    relay.clock.advance(1000) // both processes read this clock
+    expect((await read()).status).toBe(401)
+  } finally {
+    await second.close()
+  }
+})
+
+test('a key cannot be made for another tenant’s source, nor for the deployment', async () => {
+  const make = (body: object) => relay.call('POST', `/v1/tenants/${rival.id}/api-keys`, { key: rival.tenantKey, body })
+  expect((await make({ name: 'x', role: 'ingest', source: acme.source })).body).toMatchObject({ code: 'not_found' })
+  expect((await make({ name: 'x', role: 'admin' })).body).toMatchObject({ code: 'request_invalid' })
+  expect((await make({ name: 'x', role: 'ingest' })).body).toMatchObject({ code: 'request_invalid' })
+  expect((await make({ name: 'x', role: 'tenant', source: rival.source })).body).toMatchObject({
+    code: 'request_invalid',
+  })
+})
+
+test('an ingest key posts to its own source and to no other of its tenant', async () => {
+  const { id: other } = await relay.make(`/v1/tenants/${acme.id}/sources`, { name: 'returns' })
+  const answer = await relay.call('POST', `/v1/sources/${other}/messages`, { key: acme.ingestKey, body: {} })
+  expect(answer.body).toMatchObject({ status: 403, code: 'forbidden' })
+})
+
+/** A tenant with one of everything, and a message that was delivered. */
+async function furnish(name: string): Promise<Furnished> {
+  const tenant = await relay.makeTenant(name)
+  const word = name.toLowerCase()
+  const { id: endpoint } = await relay.make(`/v1/tenants/${tenant.id}/endpoints`, { url: `${receiver.url}-of-${word}` })
+  const { body } = await relay.post(tenant, { text: `payload of ${word}` })
+  const made = await makeKey(tenant.id, { name: `${name} export`, role: 'export' })
+  const revoked = await makeKey(tenant.id, { name: `${name} leaver`, role: 'tenant' })
+  await relay.call('DELETE', `/v1/tenants/${tenant.id}/api-keys/${revoked.id}`)
+  const names = { tenant: tenant.id, source: tenant.source, endpoint, key: made.id, message: body.message }
+  return { ...tenant, names: { ...names, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+}
+
+const makeKey = (tenant: string, wish: object) =>
+  relay.make<{ id: string; key: string }>(`/v1/tenants/${tenant}/api-keys`, wish)
+
+/** The tenant's names, with an endpoint or a key that may be lost. */
+async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
+  if (path.includes('{endpoint}')) {
+    const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, { url: receiver.url })
+    return { ...names, endpoint }
+  }
+  if (path.includes('{key}')) return { ...names, key: (await makeKey(id, { name: 'spare', role: 'export' })).id }
+  return names
+}
+
+const prefixes: Record<string, string> = { tenant: 'ten', source: 'src', endpoint: 'ep', key: 'key', message: 'msg' }
+const neverMade = (name: string): string => `${prefixes[name]}_${'7'.repeat(26)}`
+
+async function ask({ method, path }: { method: string; path: string }, names: Names, key: string | null) {
+  const body = bodies[`${method} ${path}`]?.(names)
+  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
+  const headers = {
+    ...(key !== null && { authorization: `Bearer ${key}` }),
+    ...(body !== undefined && { 'content-type': 'application/json' }),
+  }
+  return readAnswer(await fetch(url, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) }))
+}
+
+/** All that a client can see but the time. */
+async function readAnswer(response: Response) {
+  const { date: _, ...headers } = Object.fromEntries(response.headers)
+  return { status: response.status, headers, text: await response.text() }
+}
