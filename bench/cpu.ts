@@ -7,15 +7,21 @@ import { readdir, readFile } from 'node:fs/promises'
 
 /** User and system microseconds of a process so far, all its threads. */
 export async function cpuUs(pid: number): Promise<number | undefined> {
-  const stat = await readStat(pid)
+  const stat = await readStat(`${pid}`)
+  return stat && (stat.user + stat.system) * tickUs
+}
+
+/** The same of its main thread alone: in Node, the one that runs JavaScript. */
+export async function mainThreadUs(pid: number): Promise<number | undefined> {
+  const stat = await readStat(`${pid}/task/${pid}`)
   return stat && (stat.user + stat.system) * tickUs
 }
 
 /** The same of a server and of all its children, those that have ended included. */
 export async function cpuUsOfFamily(pid: number): Promise<number | undefined> {
-  const head = await readStat(pid)
+  const head = await readStat(`${pid}`)
   if (head === undefined) return undefined
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
   const everyone = await Promise.all(pids.map(readStat))
   const children = everyone.filter((stat) => stat?.parent === pid)
   const living = [head, ...children].reduce((sum, stat) => sum + (stat ? stat.user + stat.system : 0), 0)
@@ -42,8 +48,8 @@ interface Stat {
 }
 
 /** proc_pid_stat(5). The name stands in parentheses and may hold any character, so fields count from the last one. */
-async function readStat(pid: number): Promise<Stat | undefined> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+async function readStat(path: string): Promise<Stat | undefined> {
+  const text = await readFile(`/proc/${path}/stat`, 'utf8').catch(() => '')
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
   if (fields.length < 15) return undefined
   const field = (number: number) => Number(fields[number - 3])

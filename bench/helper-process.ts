@@ -8,7 +8,10 @@ import { once } from 'node:events'
 export interface Helper<Offered> {
   readonly pid: number
   /** Rejects with what the helper threw, or when it ends without an answer. */
-  ask<Name extends keyof Offered & string>(name: Name, ...argument: ArgumentOf<Offered[Name]>): Promise<AnswerOf<Offered[Name]>>
+  ask<Name extends keyof Offered & string>(
+    name: Name,
+    ...argument: ArgumentOf<Offered[Name]>
+  ): Promise<AnswerOf<Offered[Name]>>
   stop(): Promise<void>
 }
 
@@ -40,7 +43,8 @@ export async function startHelper<Offered>(file: string): Promise<Helper<Offered
     else asker?.reject(new Error(`${file}: ${error}`))
   })
   child.once('exit', (code, signal) => {
-    for (const { reject } of waiting.values()) reject(new Error(`${file} ended (${signal ?? code}) with a question open`))
+    for (const { reject } of waiting.values())
+      reject(new Error(`${file} ended (${signal ?? code}) with a question open`))
   })
   return {
     pid: child.pid ?? 0,
@@ -61,7 +65,8 @@ export function offer(questions: Record<string, (argument: never) => unknown>): 
       .then(() => question?.(...argument))
       .then(
         (value) => process.send?.({ id, value }),
-        (error: unknown) => process.send?.({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
+        (error: unknown) =>
+          process.send?.({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) }),
       )
   })
   process.once('disconnect', () => process.exit()) // the bench was killed: nobody is left to ask

@@ -72,7 +72,9 @@ const questions = {
   async openLoop({ rate, ...posting }: Posting & { rate: number }): Promise<PostLog> {
     const notes = new Notes(posting.firstPost)
     const payload = payloadMaker(posting.payload)
-    const pools = posting.urls.map((url) => new Pool(new URL(url).origin, { connections: posting.connections, pipelining: 1 }))
+    const pools = posting.urls.map(
+      (url) => new Pool(new URL(url).origin, { connections: posting.connections, pipelining: 1 }),
+    )
     const paths = posting.urls.map((url) => new URL(url).pathname)
     const headers = { ...posting.headers }
     const total = Math.round(rate * posting.seconds)

@@ -14,13 +14,13 @@ export function payloadMaker(kind: PayloadKind): PayloadMaker {
   const templates = kind === 'github' ? githubExamples() : [orderOf(kind)]
   return (post) => {
     const payload = templates[post % templates.length] as Buffer
-    payload.latin1Write(String(post).padStart(digits, '0'), digitsAt)
+    payload.write(String(post).padStart(digits, '0'), digitsAt, 'latin1')
     return payload
   }
 }
 
 /** The number in a payload, or in its first bytes. */
-export const postOf = (payload: Buffer): number => Number(payload.latin1Slice(digitsAt, digitsAt + digits))
+export const postOf = (payload: Buffer): number => Number(payload.toString('latin1', digitsAt, digitsAt + digits))
 
 const digits = 12
 const opening = '{"$post":"'

@@ -72,7 +72,9 @@ export class RelayProcess {
   /** Metrics without labels, by name less `countersign_`; histograms by their `_sum` and `_count`. */
   async metrics(): Promise<Map<string, number>> {
     const text = await this.call<string>('GET', '/metrics')
-    return new Map([...text.matchAll(/^countersign_(\w+) (\S+)$/gm)].map(([, name = '', value]) => [name, Number(value)]))
+    return new Map(
+      [...text.matchAll(/^countersign_(\w+) (\S+)$/gm)].map(([, name = '', value]) => [name, Number(value)]),
+    )
   }
 
   /** How long the event loop stood still since the last `forgetStalls`. */

@@ -1,5 +1,5 @@
 import { homedir } from 'node:os'
-import { isAbsolute, resolve } from 'node:path'
+import { isAbsolute, join, resolve } from 'node:path'
 
 /**
  * What a deployment can set, read once from the environment. This page is the manual: each member names its variable,
@@ -21,6 +21,8 @@ export interface Config {
   databasePool: number
   /** `KEY_WRAPPER`: `local` (a key file in DATA_DIR; not for production). */
   keyWrapper: 'local'
+  /** `KEY_POLICY`: how keys live, default `keys/policy.json` of the program. */
+  keyPolicy: string
   /** `OBJECT_STORE`: `fs` (a folder in DATA_DIR). */
   objectStore: 'fs'
   /** `EGRESS_ALLOW`: comma-separated CIDRs that deliveries may go to although they are private, loopback or link-local.
@@ -81,10 +83,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     port,
     host,
     publicUrl: publicUrl(env.PUBLIC_URL),
-    dataDir: resolveFolder(env.DATA_DIR || './data'),
+    dataDir: resolvePath(env.DATA_DIR || './data'),
     databaseUrl,
     databasePool: wholeNumber(env, 'DATABASE_POOL', 8, 2, 100),
     keyWrapper,
+    keyPolicy: resolvePath(env.KEY_POLICY || join(import.meta.dirname, '../keys/policy.json')),
     objectStore,
     egressAllow,
     adminKey,
@@ -129,6 +132,6 @@ function publicUrl(text: string | undefined): string | undefined {
   return url.href.replace(/\/+$/, '')
 }
 
-function resolveFolder(path: string): string {
+function resolvePath(path: string): string {
   return isAbsolute(path) ? path : path.startsWith('~/') ? resolve(homedir(), path.slice(2)) : resolve(path)
 }

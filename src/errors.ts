@@ -33,6 +33,7 @@ export const errorTable = {
   tier_required: [403, 'Audit-log export needs the Operation tier.'],
   idempotency_key_invalid: [400, 'An Idempotency-Key is 1 to 255 visible ASCII characters.'],
   idempotency_key_reused: [422, 'This Idempotency-Key was used before with another payload.'],
+  key_revoked: [409, 'This key is revoked already. A revocation cannot be changed.'],
   endpoint_url_invalid: [422, 'The endpoint URL cannot be used.'],
   endpoint_address_forbidden: [422, 'The endpoint URL leads to an address this relay does not deliver to.'],
 

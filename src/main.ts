@@ -12,6 +12,7 @@ import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
 import { buildServer } from './http/server.ts'
+import { readPolicy } from './keyring/policy.ts'
 import { LogForked } from './log/publication.ts'
 import { systemClock } from './ports/clock.ts'
 import { firstStartLock, Relay } from './relay.ts'
@@ -49,6 +50,10 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
 
     const wrapper = await openLocalKeyWrapper(join(config.dataDir, 'wrapping-key'))
     logger.warn({ keyWrapper: 'local' }, 'keys are wrapped by a file on this disk: not for production')
+    const policy = await readPolicy(config.keyPolicy)
+    if (policy.shortOverlapReason !== undefined) {
+      logger.warn({ overlapDays: policy.overlapDays, reason: policy.shortOverlapReason }, 'the key overlap is short')
+    }
     const metrics = createMetrics()
     const relay = await Relay.open(
       {
@@ -64,7 +69,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
           void close(1, error.message)
         },
       },
-      config,
+      { ...config, policy },
     )
     ending.push(() => relay.close())
     metrics.watch({

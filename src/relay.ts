@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
@@ -7,15 +8,24 @@ import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
 import { RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
-import { type KeyRecord, Keyring, keyState } from './keyring/keyring.ts'
-import { signCheckpoint } from './log/checkpoint.ts'
-import { findOrCreateLog, logSigner, originOf } from './log/genesis.ts'
+import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
+import { jwsHeader } from './keyring/jws.ts'
+import { Keyring, signWith } from './keyring/keyring.ts'
+import { rotationDue } from './keyring/lifecycle.ts'
+import type { KeyPolicy } from './keyring/policy.ts'
+import { jwsSigningInput } from './keyring/signing-input.ts'
+import { type KeyPurpose, keyState } from './keyring/store.ts'
+import { Acts } from './log/acts.ts'
+import type { LogTrust } from './log/checkpoint.ts'
+import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
 import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
+import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
 import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
@@ -37,7 +47,7 @@ import {
   type Verdict,
   verifyEvidence,
 } from './receipt/verify.ts'
-import { Acts, Administration } from './tenant/administration.ts'
+import { Administration } from './tenant/administration.ts'
 import { Directory } from './tenant/directory.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
@@ -59,6 +69,10 @@ export type RelayOptions = Pick<
 > & {
   /** How often the database is asked for deliveries that fell due, milliseconds. */
   readonly pollMs?: number
+  /** How keys live (keys/policy.json). */
+  readonly policy: KeyPolicy
+  /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
+  readonly keyTickMs?: number
 }
 
 /** The receipt of a message, and whether the message was accepted before (same Idempotency-Key). */
@@ -85,12 +99,17 @@ export class Relay {
   readonly endpoints: Endpoints
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
+  readonly rotation: KeyRotation
+  readonly policy: KeyPolicy
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #publisher: CheckpointPublisher
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
   readonly #maxQueue: number
+  readonly #keyTickMs: number
+  readonly #stopping = new AbortController()
+  #keeping: Promise<void> = Promise.resolve()
 
   private constructor(parts: RelayParts) {
     this.issuer = parts.head.issuer
@@ -102,6 +121,9 @@ export class Relay {
     this.endpoints = parts.endpoints
     this.sequencer = parts.sequencer
     this.worker = parts.worker
+    this.rotation = parts.rotation
+    this.policy = parts.policy
+    this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
     this.#publisher = parts.publisher
@@ -116,6 +138,7 @@ export class Relay {
 
   start(): void {
     this.worker.start()
+    if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
   }
 
   /**
@@ -172,7 +195,9 @@ export class Relay {
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
     const verdict = verifyEvidence(evidence, this.#trust)
     const record = verdict.key && this.keyring.find(verdict.key.kid)?.record
-    return record ? { ...verdict, key: { kid: record.kid, state: keyState(record) } } : verdict
+    return record
+      ? { ...verdict, key: { kid: record.kid, state: keyState(record, this.#adapters.clock.now()) } }
+      : verdict
   }
 
   async head(): Promise<HeadRow> {
@@ -194,16 +219,57 @@ export class Relay {
     return findEntries(this.#adapters.database, index, width)
   }
 
-  /** Every key ever, with its states and times. */
-  keys(): readonly KeyRecord[] {
-    return this.keyring.history
+  /** What is due, and when each purpose rotates next by the policy. */
+  keyPlan() {
+    const steps = this.rotation
+      .plan()
+      .map((step) =>
+        step.kind === 'generate'
+          ? { step: step.kind, purpose: step.purpose }
+          : { step: step.kind, purpose: step.key.purpose, kid: step.key.kid },
+      )
+    const due = (purpose: KeyPurpose) => new Date(rotationDue(this.keyring.history, purpose, this.policy)).toISOString()
+    return { steps, next_rotation: { payload: due('payload'), log: due('log') } }
+  }
+
+  /** Every key ever, and a JWT over the same by the active key: a copy kept elsewhere proves where it came from. */
+  signedKeys() {
+    const keys = this.keyring.history.map((key) => describeKey(key, this.#adapters.clock.now()))
+    // Coarse, so that the document stays the same as long as receivers may keep it anyway.
+    const claims = { iss: this.issuer, iat: this.second() - (this.second() % 300), keys }
+    const key = this.keyring.signer('payload')
+    const header = jwsHeader(key.kid, 'keys+jwt')
+    const payload = Buffer.from(canonicalJson(claims)).toString('base64url')
+    const signature = signWith(key, jwsSigningInput(header, payload))
+    return { keys, signed: `${header}.${payload}.${Buffer.from(signature).toString('base64url')}` }
+  }
+
+  /** Now, in unix seconds. */
+  readonly second = (): number => Math.floor(this.#adapters.clock.now().getTime() / 1000)
+
+  /** The published payload keys. */
+  jwks(): { keys: PublishedJwk[] } {
+    return jwksOf(this.keyring.history, this.policy, this.#adapters.clock.now())
   }
 
   /** Finishes what was accepted and what is in flight. Posts must have stopped coming. */
   async close(graceMs = 5000): Promise<void> {
+    this.#stopping.abort()
+    await this.#keeping
+    await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
+  }
+
+  async #keepKeys(): Promise<void> {
+    const { signal } = this.#stopping
+    while (!signal.aborted) {
+      await this.rotation.tick().catch((error: unknown) => {
+        this.#adapters.logger.warn({ err: error }, 'keyring.tick failed, will try again')
+      })
+      await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
+    }
   }
 
   /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused. */
@@ -237,6 +303,9 @@ interface RelayParts {
   endpoints: Endpoints
   sequencer: Sequencer
   worker: DeliveryWorker
+  rotation: KeyRotation
+  policy: KeyPolicy
+  keyTickMs: number
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
@@ -252,22 +321,21 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { database, wrapper, objectStore, clock, logger, observer, random } = adapters
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
-  const keyring = await Keyring.open(database, wrapper, issuer)
-  const vkeys = vkeysOf(keyring, origin).map(parseVerifierKey)
+  const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
+  const trustedLog = logTrust(keyring, origin)
   const current = await findHead(database)
-  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, { origin, vkeys })
+  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, trustedLog())
 
   const publisher = new CheckpointPublisher(objectStore, logger)
   if (current !== undefined) {
     publisher.publish(current.checkpoint)
     observer.treeGrew(current.treeSize)
   }
-  const signer = logSigner(keyring, origin)
   const sequencer = new Sequencer({
     database,
     dataKeys,
     observer,
-    signCheckpoint: (checkpoint) => signCheckpoint(checkpoint, [signer]),
+    signCheckpoint: checkpointSigner(keyring, origin),
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
@@ -285,31 +353,19 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
-  const openCheckpoint = rememberLatest(trustLog({ origin, vkeys }))
+  const openCheckpoint = rememberLatest((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
-  const { maxQueue } = options
+  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const process = ids.make('key', clock.now()).slice('key_'.length)
+  const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{
-      head,
-      created,
-      keyring,
-      directory,
-      administration,
-      endpoints,
-      sequencer,
-      worker,
-      adapters,
-      dataKeys,
-      publisher,
-    },
-    trust,
-    ids,
-    maxQueue,
+    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
+    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
   }
 }
 
 /** Finds or creates the log, and refuses to go on under another name than the one it was created with. */
-async function openLog({ database, wrapper, clock }: Adapters, { publicUrl, port }: RelayOptions) {
+async function openLog({ database, wrapper, clock, logger }: Adapters, { publicUrl, port }: RelayOptions) {
   return database.transaction(async (tx) => {
     await tx.query(firstStartLock)
     const known = (await findHead(tx))?.issuer
@@ -321,8 +377,19 @@ async function openLog({ database, wrapper, clock }: Adapters, { publicUrl, port
       )
     }
     const dataKeys = new DataKeys(wrapper, issuer)
-    return { dataKeys, ...(await findOrCreateLog(tx, { wrapper, dataKeys, clock, issuer })) }
+    return { dataKeys, ...(await findOrCreateLog(tx, { wrapper, dataKeys, clock, logger, issuer })) }
   })
+}
+
+/** The log and its keys as they are now: a rotation adds one. */
+function logTrust(keyring: Keyring, origin: string): () => LogTrust {
+  let latest: { vkeys: string; trust: LogTrust } | undefined
+  return () => {
+    const lines = vkeysOf(keyring, origin)
+    const vkeys = lines.join()
+    if (latest?.vkeys !== vkeys) latest = { vkeys, trust: { origin, vkeys: lines.map(parseVerifierKey) } }
+    return latest.trust
+  }
 }
 
 const vkeysOf = (keyring: Keyring, origin: string): string[] =>
@@ -333,11 +400,12 @@ function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: Checkpoi
   const trusted = (kid: string): TrustedKey | undefined => {
     const key = keyring.find(kid)
     if (key === undefined || key.record.purpose !== 'payload') return undefined
-    const { activatedAt, retiringAt, revokedAt } = key.record
+    const { activatedAt, retiringAt, revokedAt, revokedLeaf } = key.record
     const times = { validFrom: activatedAt ?? undefined, validUntil: retiringAt ?? undefined }
-    return { kid, publicKey: key.publicKey, ...times, revokedAt: revokedAt ?? undefined }
+    const revoked = revokedAt !== null && revokedLeaf !== null ? { from: revokedAt, leafIndex: revokedLeaf } : undefined
+    return { kid, publicKey: key.publicKey, ...times, revoked }
   }
-  const keys = keyring.history.flatMap((key) => trusted(key.kid) ?? [])
+  const keys = () => keyring.history.flatMap((key) => trusted(key.kid) ?? [])
   return { issuer, keys, findKey: trusted, openCheckpoint }
 }
 

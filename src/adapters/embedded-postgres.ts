@@ -303,12 +303,12 @@ async function endServer(pid: number, isAlive: () => Promise<boolean>) {
   throw new Error(`PostgreSQL (pid ${pid}) does not stop`)
 }
 
-/** The process that postmaster.pid names, if there is one, and whether it is a server of this cluster. */
+/** The process that postmaster.pid names, and whether it is a server of this cluster. One that was killed and has yet to
+ *  be reaped is not, though its number is still taken: not every init reaps soon. */
 async function findPostmaster(folder: string): Promise<{ pid: number; isOurs: boolean } | undefined> {
   const text = await fs.readFile(join(folder, 'postmaster.pid'), 'utf8').catch(() => '')
   const pid = Number.parseInt(text, 10)
-  if (!(pid > 0) || (await readCommand(pid)) === '') return undefined
-  return { pid, isOurs: await serves(pid, folder) }
+  return pid > 0 ? { pid, isOurs: await serves(pid, folder) } : undefined
 }
 
 const serves = async (pid: number, folder: string) => (await readCommand(pid)).includes(` -D ${folder} `)

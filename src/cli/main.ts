@@ -146,7 +146,7 @@ function explain(error: unknown, name: string | undefined): number {
 
 if (import.meta.main) {
   const [name = 'help', ...args] = process.argv.slice(2)
-  process.stdout.on('error', () => process.exit()) // whoever read our output has left, as `| head` does
+  process.stdout.on('error', () => process.exit(2)) // whoever read our output has left before the end, as `| head` does
   try {
     // The code is set, not exited with: what was written to a pipe has yet to leave.
     process.exitCode = await findCommand(name).run(args)

@@ -45,13 +45,12 @@ export async function receive(options: ReceiverOptions): Promise<void> {
     totals[failed.length > 0 ? 'failed' : again ? 'again' : 'verified'] += 1
     tell({ kind: 'received', ...reception })
   })
-  tell({ kind: 'listening', port: (server.address() as AddressInfo).port })
-
   const stop = () => {
     if (!process.send) console.log(`\n${totals.verified} verified, ${totals.again} again, ${totals.failed} failed`)
     process.exit()
   }
   process.once('SIGINT', stop).once('SIGTERM', stop).once('disconnect', stop)
+  tell({ kind: 'listening', port: (server.address() as AddressInfo).port })
 
   function print(message: ReceiverMessage): void {
     const isListening = message.kind === 'listening'

@@ -21,7 +21,12 @@ export function readTrust(published: {
   const { jwks, vkeys, issuer } = published
   const keys = readJwks(jwks)
   const byKid = new Map(keys.map((key) => [key.kid, key]))
-  return { keys, findKey: (kid) => byKid.get(kid), openCheckpoint: vkeys && trustLog(readVkeys(vkeys)), issuer }
+  return {
+    keys: () => keys,
+    findKey: (kid) => byKid.get(kid),
+    openCheckpoint: vkeys && trustLog(readVkeys(vkeys)),
+    issuer,
+  }
 }
 
 /** Keys of other kinds are skipped, as RFC 7517 §5 asks; one of ours that lies about itself is not. */
@@ -45,7 +50,7 @@ function readJwk(jwk: JsonObject, where: string): TrustedKey | undefined {
     validFrom: instantOf(jwk.nbf, where),
     // `exp` is when the key leaves the set. It stopped signing before that, which the set does not say.
     validUntil: instantOf(jwk.exp, where),
-    revokedAt: undefined, // a revoked key is in no JWKS
+    revoked: undefined, // a revoked key is in no JWKS
   }
 }
 

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { receiptHeader } from '../keyring/jws.ts'
-import type { Keyring } from '../keyring/keyring.ts'
+import { type Keyring, signWith } from '../keyring/keyring.ts'
 import { webhookSigningInput } from '../keyring/signing-input.ts'
 import { readStatement } from '../log/reader.ts'
 import type { Sequencer } from '../log/sequencer.ts'
@@ -210,8 +210,9 @@ export class DeliveryWorker {
   ): { headers: Record<string, string>; kid: string } {
     const { keyring } = this.#parts
     const timestampS = Math.floor(at.getTime() / 1000)
-    const kid = keyring.kid
-    const signature = keyring.sign(webhookSigningInput(messageId, timestampS, cargo.payload))
+    const key = keyring.signer('payload')
+    const { kid } = key
+    const signature = signWith(key, webhookSigningInput(messageId, timestampS, cargo.payload))
     const headers = {
       'content-type': 'application/json',
       'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,

@@ -182,15 +182,42 @@ export const KeysAnswer = Type.Object({
     Type.Object({
       kid: Type.String(),
       purpose: Type.String(),
-      state: Type.String(),
+      state: Type.String({ description: 'next, active, retiring, retired or revoked.' }),
       x: Type.String({ description: 'The public key, 32 bytes, base64url.' }),
+      wrapping_key: Type.String(),
       generated_at: instant,
       activated_at: Type.Optional(instant),
       retiring_at: Type.Optional(instant),
       retired_at: Type.Optional(instant),
       revoked_at: Type.Optional(instant),
+      revoked_reason: Type.Optional(Type.String()),
+      revoked_leaf: Type.Optional(Type.Integer()),
     }),
   ),
+  signed: Type.String({ description: 'A JWT of type `keys+jwt` over `{iss, iat, keys}`, by the active key.' }),
+})
+
+const purpose = Type.Union([Type.Literal('payload'), Type.Literal('log')])
+export const PlanAnswer = Type.Object({
+  steps: Type.Array(Type.Object({ step: Type.String(), purpose: Type.String(), kid: Type.Optional(Type.String()) })),
+  next_rotation: Type.Object({ payload: instant, log: instant }),
+})
+export const RotationWish = Type.Object({ purpose }, { additionalProperties: false })
+export const RotationAnswer = Type.Object({
+  kid: Type.String({ description: 'The key that signs now.' }),
+  published: Type.Boolean({
+    description: 'Whether it was published before. If not, receivers must fetch the JWKS first.',
+  }),
+})
+export const RevocationWish = Type.Object(
+  {
+    reason: Type.String({ minLength: 1, maxLength: 500, description: 'Published with the key.' }),
+    from: Type.String({ maxLength: 40, description: 'RFC 3339. What the key signed from then on does not count.' }),
+  },
+  { additionalProperties: false },
+)
+export const RevocationAnswer = Type.Object({
+  successor: Type.Optional(Type.String({ description: 'The key that signs instead, if the revoked one did.' })),
 })
 
 export const StatusAnswer = Type.Object({ status: Type.String() })

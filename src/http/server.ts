@@ -8,7 +8,7 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
-import { keyRoutes } from './keys.ts'
+import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
@@ -97,6 +97,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     tenantRoutes(scope, relay, database)
     messageRoutes(scope, relay)
+    keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)
   }
   const open: FastifyPluginAsync = async (scope) => {

@@ -8,18 +8,6 @@ export interface PublicJwk {
   x: string
 }
 
-/** One member of the JWKS. The times are unix seconds and advice: no JOSE library enforces them (RFC 7517 §4). */
-export interface PublishedJwk extends PublicJwk {
-  kid: string
-  use: 'sig'
-  /** Generated at. */
-  iat: number
-  /** Signs from. Absent while the key is `next`. */
-  nbf?: number
-  /** Leaves the JWKS at the end of its overlap. Absent until it is `retiring`. */
-  exp?: number
-}
-
 const pkcs8Prefix = Buffer.from('302e020100300506032b657004220420', 'hex')
 const spkiPrefix = Buffer.from('302a300506032b6570032100', 'hex')
 

@@ -2,8 +2,10 @@ import { type KeyObject, verify } from 'node:crypto'
 import { jwsSigningInput } from './signing-input.ts'
 
 /** The protected header of every receipt is exactly `{"alg":"EdDSA","kid":…,"typ":"receipt+jwt"}` (DESIGN.md §2). */
-export const receiptHeader = (kid: string): string =>
-  Buffer.from(`{"alg":"EdDSA","kid":"${kid}","typ":"receipt+jwt"}`, 'latin1').toString('base64url')
+export const receiptHeader = (kid: string): string => jwsHeader(kid, 'receipt+jwt')
+
+export const jwsHeader = (kid: string, typ: string): string =>
+  Buffer.from(`{"alg":"EdDSA","kid":"${kid}","typ":"${typ}"}`, 'latin1').toString('base64url')
 
 /** The kid inside a protected header, or undefined unless it is byte for byte the header of {@link receiptHeader}. */
 export function kidOfReceiptHeader(protectedHeader: string): string | undefined {

@@ -1,114 +1,116 @@
 import { type KeyObject, randomBytes, sign, verify } from 'node:crypto'
+import type { Clock } from '../ports/clock.ts'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
-import { importPrivateKey, importPublicKey, type PublishedJwk, publicJwk, rawPublicKey, thumbprint } from './jwk.ts'
+import type { Logger } from '../ports/logger.ts'
+import { importPrivateKey, importPublicKey, publicJwk, rawPublicKey, thumbprint } from './jwk.ts'
 import type { SigningInput } from './signing-input.ts'
+import { type KeyPurpose, type KeyRecord, type KeyRow, keyState, selectKeys } from './store.ts'
 
-export type KeyPurpose = 'payload' | 'log'
-
-/** next: published, signs nothing yet · active: signs · retiring: published, verifies · retired: out of the JWKS,
- *  verifies old receipts · revoked: vouches for nothing after `revokedAt`. */
-export type KeyState = 'next' | 'active' | 'retiring' | 'retired' | 'revoked'
-
-/** What is kept of a key for ever. The state follows from the times, so the two cannot disagree. */
-export interface KeyRecord {
-  readonly kid: string
-  /** Made before the key, so that wrapping can bind to it. */
-  readonly serial: string
-  readonly purpose: KeyPurpose
-  /** 32 bytes. */
-  readonly publicKey: Uint8Array
-  readonly wrappingKey: string
-  readonly generatedAt: Date
-  readonly activatedAt: Date | null
-  readonly retiringAt: Date | null
-  readonly retiredAt: Date | null
-  readonly revokedAt: Date | null
-}
-
-export function keyState(key: KeyRecord): KeyState {
-  if (key.revokedAt !== null) return 'revoked'
-  if (key.retiredAt !== null) return 'retired'
-  if (key.retiringAt !== null) return 'retiring'
-  return key.activatedAt !== null ? 'active' : 'next'
-}
-
-/** A key generated just now: active from the start, as at first start, where nobody has an older one to trust. */
+/** A key generated just now, not on record yet. */
 export interface GeneratedKey {
   readonly record: KeyRecord
   readonly wrapped: WrappedKey
 }
 
 /**
- * Generates an Ed25519 key and wraps its seed. The wrapped seed is unwrapped once more before the key is handed out:
- * a key that cannot be read back must never sign.
+ * Generates an Ed25519 key, wrapped. It is unwrapped once before it is handed out: a key that cannot be read back must
+ * never be published. `activatedAt` null makes it `next`.
  */
 export async function generateKey(
   wrapper: KeyWrapper,
   purpose: KeyPurpose,
   issuer: string,
-  now: Date,
+  times: { generatedAt: Date; activatedAt: Date | null },
 ): Promise<GeneratedKey> {
   const serial = randomBytes(16).toString('hex')
   const { publicKey, wrapped } = await wrapper.generateSigningKey(seedContext(issuer, purpose, serial))
   const kid = thumbprint(publicJwk(publicKey))
-  const times = { generatedAt: now, activatedAt: now, retiringAt: null, retiredAt: null, revokedAt: null }
-  const record = { kid, serial, purpose, publicKey, wrappingKey: wrapped.wrappingKey, ...times }
+  const ahead = { retiringAt: null, retiredAt: null, revokedAt: null, revokedReason: null, revokedLeaf: null }
+  const record = { kid, serial, purpose, publicKey, wrappingKey: wrapped.wrappingKey, ...times, ...ahead }
   await unwrapSigningKey(wrapper, record, wrapped.blob, issuer)
   return { record, wrapped }
 }
 
-/** Every key the deployment ever had; the seeds of the active ones, unwrapped, in memory only. */
+/** A key in hand: what signs at one moment. */
+export interface SigningKey {
+  readonly kid: string
+  /** 32 bytes. */
+  readonly publicKey: Uint8Array
+  readonly key: KeyObject
+}
+
+/**
+ * Every key the deployment ever had, and in memory the private halves of those that sign or will. Which key signs is a
+ * function of time: the one whose time of activity holds the moment. So a clock that steps back signs with the key of
+ * that time, and processes switch together at the moment on record.
+ */
 export class Keyring {
-  readonly #records: readonly KeyRecord[]
-  readonly #signing: ReadonlyMap<KeyPurpose, SigningKey>
+  readonly #wrapper: KeyWrapper
+  readonly #issuer: string
+  readonly #clock: Clock
+  readonly #logger: Logger
+  #records: readonly KeyRecord[] = []
+  readonly #signing = new Map<string, SigningKey>()
   readonly #publicKeys = new Map<string, KeyObject>()
+  /** Keys that are on record and could not be unwrapped: 0 while all is well. */
+  unopened = 0
 
-  private constructor(records: readonly KeyRecord[], signing: ReadonlyMap<KeyPurpose, SigningKey>) {
-    this.#records = records
-    this.#signing = signing
-    for (const { kid, publicKey } of records) this.#publicKeys.set(kid, importPublicKey(publicKey))
+  private constructor(parts: { wrapper: KeyWrapper; issuer: string; clock: Clock; logger: Logger }) {
+    this.#wrapper = parts.wrapper
+    this.#issuer = parts.issuer
+    this.#clock = parts.clock
+    this.#logger = parts.logger
   }
 
-  /** Reads the keys and unwraps the active ones. Rejects, naming the key, if one does not unwrap, is not the key its
-   *  record says, or fails a trial signature. */
-  static async open(tx: Tx, wrapper: KeyWrapper, issuer: string): Promise<Keyring> {
-    const rows = await tx.query<KeyRow>(selectKeys)
-    const signing = new Map<KeyPurpose, SigningKey>()
-    for (const { wrappedSeed, ...record } of rows) {
-      if (keyState(record) !== 'active') continue
-      if (wrappedSeed === null) throw new Error(`the ${record.purpose} key ${record.kid} is active but has no seed`)
-      const key = await unwrapSigningKey(wrapper, record, wrappedSeed, issuer)
-      signing.set(record.purpose, { kid: record.kid, publicKey: record.publicKey, key })
-    }
-    for (const purpose of ['payload', 'log'] as const) {
-      if (!signing.has(purpose)) throw new Error(`the keyring has no active ${purpose} key`)
-    }
-    return new Keyring(
-      rows.map(({ wrappedSeed: _, ...record }) => record),
-      signing,
+  /**
+   * Reads the keys and unwraps those that sign or will. Rejects, naming the key, if one does not unwrap, is not the key
+   * its record says, or fails a trial signature: a relay that starts has all its keys.
+   */
+  static async open(
+    tx: Tx,
+    parts: { wrapper: KeyWrapper; issuer: string; clock: Clock; logger: Logger },
+  ): Promise<Keyring> {
+    const keyring = new Keyring(parts)
+    await keyring.#load(tx, (error) => {
+      throw error
+    })
+    for (const purpose of ['payload', 'log'] as const) keyring.signer(purpose)
+    return keyring
+  }
+
+  /** Reads again what other processes changed. A key that cannot be unwrapped now is tried again the next time; those
+   *  in memory go on signing, so an outage of the wrapping service stops nothing but rotation. */
+  async reload(tx: Tx): Promise<void> {
+    await this.#load(tx, (error) => this.#logger.warn({ err: error }, 'keyring.unwrap failed, will try again'))
+  }
+
+  /** The key that signs now. Throws if there is none, as after a clock stepped back before the first key. */
+  signer(purpose: KeyPurpose): SigningKey {
+    const now = this.#clock.now()
+    const record = this.#records.findLast((key) => key.purpose === purpose && keyState(key, now) === 'active')
+    const key = record && this.#signing.get(record.kid)
+    if (key === undefined) throw new Error(`the keyring has no ${purpose} key that is active at ${now.toISOString()}`)
+    return key
+  }
+
+  /** All log keys that sign a checkpoint: the active one, and during the overlap the one before it. */
+  logSigners(): SigningKey[] {
+    const now = this.#clock.now()
+    const signing = this.#records.filter(
+      (key) => key.purpose === 'log' && ['active', 'retiring'].includes(keyState(key, now)),
     )
-  }
-
-  /** The kid of the active payload key. */
-  get kid(): string {
-    return this.#active('payload').kid
-  }
-
-  /** Signs with the active payload key. 64 bytes, RFC 8032. */
-  sign(input: SigningInput): Uint8Array {
-    return sign(null, input, this.#active('payload').key)
-  }
-
-  /** The active log key. It signs checkpoints and nothing else; their text never starts like a {@link SigningInput}. */
-  get logKey(): { publicKey: Uint8Array; sign: (text: Uint8Array) => Uint8Array } {
-    const { publicKey, key } = this.#active('log')
-    return { publicKey, sign: (text) => sign(null, text, key) }
+    return signing.flatMap((key) => this.#signing.get(key.kid) ?? []).reverse()
   }
 
   /** Every key ever, oldest first. */
   get history(): readonly KeyRecord[] {
     return this.#records
+  }
+
+  /** The kids this process could sign with. */
+  get kids(): string[] {
+    return [...this.#signing.keys()]
   }
 
   find(kid: string): { record: KeyRecord; publicKey: KeyObject } | undefined {
@@ -117,53 +119,33 @@ export class Keyring {
     return record && publicKey && { record, publicKey }
   }
 
-  /** The published payload keys: next, active and retiring. */
-  jwks(): { keys: PublishedJwk[] } {
-    const published = this.#records.filter(
-      (key) => key.purpose === 'payload' && ['next', 'active', 'retiring'].includes(keyState(key)),
-    )
-    return { keys: published.map(publish) }
-  }
-
-  #active(purpose: KeyPurpose): SigningKey {
-    const key = this.#signing.get(purpose)
-    if (key === undefined) throw new Error(`the keyring has no active ${purpose} key`)
-    return key
+  async #load(tx: Tx, failed: (error: unknown) => void): Promise<void> {
+    const rows = await tx.query<KeyRow>(selectKeys)
+    let unopened = 0
+    for (const { wrappedSeed, ...record } of rows) {
+      const { kid } = record
+      if (!this.#publicKeys.has(kid)) this.#publicKeys.set(kid, importPublicKey(record.publicKey))
+      const signs = wrappedSeed !== null && record.revokedAt === null
+      if (!signs) this.#signing.delete(kid)
+      if (!signs || this.#signing.has(kid)) continue
+      try {
+        const key = await unwrapSigningKey(this.#wrapper, record, wrappedSeed, this.#issuer)
+        this.#signing.set(kid, { kid, publicKey: record.publicKey, key })
+      } catch (error) {
+        unopened += 1
+        failed(error)
+      }
+    }
+    this.unopened = unopened
+    this.#records = rows.map(({ wrappedSeed: _, ...record }) => record)
   }
 }
 
-interface SigningKey {
-  readonly kid: string
-  readonly publicKey: Uint8Array
-  readonly key: KeyObject
-}
+/** Signs what may be signed. 64 bytes, RFC 8032. */
+export const signWith = ({ key }: SigningKey, input: SigningInput): Uint8Array => sign(null, input, key)
 
-type KeyRow = KeyRecord & { wrappedSeed: Uint8Array | null }
-
-const selectKeys = `
-  select kid, serial, purpose, public_key as "publicKey", wrapped_seed as "wrappedSeed",
-         wrapping_key as "wrappingKey", generated_at as "generatedAt", activated_at as "activatedAt",
-         retiring_at as "retiringAt", retired_at as "retiredAt", revoked_at as "revokedAt"
-    from keys
-   order by generated_at, kid`
-
-const insertKey = `
-  insert into keys (kid, serial, purpose, public_key, wrapped_seed, wrapping_key, generated_at, activated_at)
-  values ($1, $2, $3, $4, $5, $6, $7, $8)`
-
-export const recordKey = (tx: Tx, { record, wrapped }: GeneratedKey): Promise<unknown> =>
-  tx.query(insertKey, [
-    record.kid,
-    record.serial,
-    record.purpose,
-    record.publicKey,
-    wrapped.blob,
-    wrapped.wrappingKey,
-    record.generatedAt,
-    record.activatedAt,
-  ])
-
-const seedContext = (issuer: string, purpose: KeyPurpose, serial: string): WrapContext => ({
+/** What a key's private half is bound to while it is wrapped. */
+export const seedContext = (issuer: string, purpose: KeyPurpose, serial: string): WrapContext => ({
   app: 'countersign',
   deployment: issuer,
   purpose: `ed25519-${purpose}`,
@@ -179,15 +161,18 @@ async function unwrapSigningKey(
   const name = `the ${record.purpose} key ${record.kid}`
   const context = seedContext(issuer, record.purpose, record.serial)
   const plain = await wrapper.unwrap({ blob, wrappingKey: record.wrappingKey }, context).catch((cause: unknown) => {
-    throw new Error(`${name} cannot be unwrapped with ${record.wrappingKey}`, { cause })
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new Error(`${name} cannot be unwrapped with ${record.wrappingKey}: ${why}. ${remedy}`, { cause })
   })
   try {
     const key = importPrivateKey(plain)
     // The context binds a serial, not the public key, which is unknown when KMS generates one: so compare that here.
-    if (Buffer.compare(rawPublicKey(key), record.publicKey) !== 0) throw new Error(`${name} unwraps to another key`)
+    if (Buffer.compare(rawPublicKey(key), record.publicKey) !== 0) {
+      throw new Error(`${name} unwraps to another key: its row was altered. ${remedy}`)
+    }
     const trial = Buffer.from('eyJ countersign self-test')
     if (!verify(null, trial, importPublicKey(record.publicKey), sign(null, trial, key))) {
-      throw new Error(`${name} fails its self-test`)
+      throw new Error(`${name} fails its self-test. ${remedy}`)
     }
     return key
   } finally {
@@ -195,10 +180,4 @@ async function unwrapSigningKey(
   }
 }
 
-const unixSeconds = (at: Date): number => Math.floor(at.getTime() / 1000)
-
-function publish(key: KeyRecord): PublishedJwk {
-  const jwk: PublishedJwk = { ...publicJwk(key.publicKey), kid: key.kid, use: 'sig', iat: unixSeconds(key.generatedAt) }
-  if (key.activatedAt !== null) jwk.nbf = unixSeconds(key.activatedAt)
-  return jwk
-}
+const remedy = 'keys/README.md says what to do under "A key does not unwrap".'

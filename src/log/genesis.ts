@@ -1,12 +1,14 @@
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { deploymentVault, recordDataKey } from '../keyring/data-keys.ts'
-import { publicJwk } from '../keyring/jwk.ts'
-import { generateKey, Keyring, recordKey } from '../keyring/keyring.ts'
+import { generateKey, Keyring, type SigningKey } from '../keyring/keyring.ts'
+import { recordKey } from '../keyring/store.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper } from '../ports/key-wrapper.ts'
-import { signCheckpoint } from './checkpoint.ts'
-import { makeVerifierKey, type NoteSigner, parseVerifierKey } from './note.ts'
+import type { Logger } from '../ports/logger.ts'
+import { type Checkpoint, signCheckpoint } from './checkpoint.ts'
+import { makeNoteSigner, makeVerifierKey, type NoteSigner } from './note.ts'
+import { aboutKey } from './rotation.ts'
 import { type AuditEvent, entryOf, state, statementContext } from './statement.ts'
 import { findHead, type HeadRow, insertHead, insertStatements } from './store.ts'
 import { hashLeaf, TreeEdge } from './tree.ts'
@@ -14,11 +16,23 @@ import { hashLeaf, TreeEdge } from './tree.ts'
 /** The name of the log in every checkpoint: the public URL without its scheme, plus `/log`. */
 export const originOf = (issuer: string): string => `${issuer.replace(/^https?:\/\//, '')}/log`
 
-/** The log key as a signer of notes under the log's name. */
-export function logSigner(keyring: Keyring, origin: string): NoteSigner {
-  const { publicKey, sign } = keyring.logKey
-  const { name, keyId } = parseVerifierKey(makeVerifierKey(origin, publicKey))
-  return { name, keyId, sign }
+/** A log key as a signer of notes under the log's name. */
+function noteSigner(origin: string, key: SigningKey): NoteSigner {
+  return makeNoteSigner(origin, key.key)
+}
+
+/** Signs checkpoints with every log key that is active or in its overlap, so a verifier with either key is content. */
+export function checkpointSigner(keyring: Keyring, origin: string): (checkpoint: Checkpoint) => string {
+  const signers = new Map<string, NoteSigner>()
+  return (checkpoint) => {
+    const now = keyring.logSigners().map((key) => {
+      const known = signers.get(key.kid) ?? noteSigner(origin, key)
+      signers.set(key.kid, known)
+      return known
+    })
+    if (now.length === 0) throw new Error('no log key is active, so no checkpoint can be signed')
+    return signCheckpoint(checkpoint, now)
+  }
 }
 
 /**
@@ -27,26 +41,25 @@ export function logSigner(keyring: Keyring, origin: string): NoteSigner {
  */
 export async function findOrCreateLog(
   tx: Tx,
-  parts: { wrapper: KeyWrapper; dataKeys: DataKeys; clock: Clock; issuer: string },
+  parts: { wrapper: KeyWrapper; dataKeys: DataKeys; clock: Clock; logger: Logger; issuer: string },
 ): Promise<{ head: Omit<HeadRow, 'configuration'>; created: boolean }> {
   const existing = await findHead(tx)
   if (existing !== undefined) return { head: existing, created: false }
 
-  const { wrapper, dataKeys, clock, issuer } = parts
+  const { wrapper, dataKeys, clock, logger, issuer } = parts
   const now = clock.now()
   const origin = originOf(issuer)
   const dataKey = await dataKeys.generate(deploymentVault)
   await recordDataKey(tx, deploymentVault, dataKey, now)
-  const payloadKey = await generateKey(wrapper, 'payload', issuer, now)
-  const logKey = await generateKey(wrapper, 'log', issuer, now)
+  const times = { generatedAt: now, activatedAt: now } // nobody has an older key to trust
+  const payloadKey = await generateKey(wrapper, 'payload', issuer, times)
+  const logKey = await generateKey(wrapper, 'log', issuer, times)
   for (const key of [payloadKey, logKey]) await recordKey(tx, key)
 
   const vkey = makeVerifierKey(origin, logKey.record.publicKey)
   const events: AuditEvent[] = [{ kind: 'log.created', sub: origin, vkey }]
   for (const { record } of [payloadKey, logKey]) {
-    const { x } = publicJwk(record.publicKey)
-    const facts = { sub: record.kid, purpose: record.purpose, x, wrapping_key: record.wrappingKey }
-    events.push({ kind: 'key.generated', ...facts }, { kind: 'key.activated', ...facts })
+    events.push(aboutKey('key.generated', record), { ...aboutKey('key.activated', record), from: now.toISOString() })
   }
   const vault = await dataKeys.get(tx, deploymentVault)
   const rows = events.map((event, leafIndex) => {
@@ -57,8 +70,8 @@ export async function findOrCreateLog(
   await insertStatements(tx, rows)
   const { edge } = TreeEdge.empty.append(rows.map((row) => hashLeaf(row.entry)))
   const { treeSize, rootHash } = edge
-  const keyring = await Keyring.open(tx, wrapper, issuer)
-  const checkpoint = signCheckpoint({ origin, treeSize, rootHash }, [logSigner(keyring, origin)])
+  const keyring = await Keyring.open(tx, { wrapper, issuer, clock, logger })
+  const checkpoint = checkpointSigner(keyring, origin)({ origin, treeSize, rootHash })
   const head = { issuer, origin, treeSize, rootHash, checkpoint }
   await insertHead(tx, head)
   return { head, created: true }

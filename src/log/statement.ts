@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { receiptHeader } from '../keyring/jws.ts'
-import type { Keyring } from '../keyring/keyring.ts'
+import { type Keyring, signWith } from '../keyring/keyring.ts'
 import { jwsSigningInput } from '../keyring/signing-input.ts'
 import { canonicalJson } from '../message/canonical.ts'
 import { sha256 } from '../message/digest.ts'
@@ -16,7 +16,10 @@ export type Statement = Uint8Array & { readonly [exact]: 'statement' }
  */
 export type AuditEvent =
   | { kind: 'log.created'; sub: string; vkey: string }
-  | { kind: 'key.generated' | 'key.activated'; sub: string; purpose: string; x: string; wrapping_key: string }
+  | KeyEvent<'key.generated' | 'key.retired'>
+  /** Signs from `from` (RFC 3339) on; `predecessor` stops then. */
+  | (KeyEvent<'key.activated'> & { from: string; predecessor?: string })
+  | (KeyEvent<'key.revoked'> & { from: string; reason: string })
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
   | { kind: 'source.created'; sub: string; tenant: string; actor: string }
   | { kind: 'endpoint.created' | 'endpoint.updated'; sub: string; tenant: string; actor: string; url_sha256: string }
@@ -63,6 +66,16 @@ export type AuditEvent =
       reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
     }
 
+interface KeyEvent<Kind extends string> {
+  kind: Kind
+  /** The kid. */
+  sub: string
+  purpose: string
+  /** The public key, base64url. */
+  x: string
+  wrapping_key: string
+}
+
 /** States `event`: adds version, issuer, time (unix seconds) and a fresh 16-byte salt, which makes the entry hiding. */
 export function state(issuer: string, event: AuditEvent, now: Date): Statement {
   const iat = Math.floor(now.getTime() / 1000)
@@ -85,7 +98,8 @@ export interface SignedStatement {
 }
 
 export function signStatement(keyring: Keyring, statement: Statement): SignedStatement {
-  const kid = keyring.kid
+  const key = keyring.signer('payload')
+  const { kid } = key
   const input = jwsSigningInput(receiptHeader(kid), Buffer.from(statement).toString('base64url'))
-  return { statement, kid, signature: keyring.sign(input) }
+  return { statement, kid, signature: signWith(key, input) }
 }

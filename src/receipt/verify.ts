@@ -16,7 +16,7 @@ export interface TrustMaterial {
   /** The key with this kid, or undefined. Judged at the time of the statement, not of the verification. */
   findKey(kid: string): TrustedKey | undefined
   /** Every payload key, for a webhook signature, which names none. */
-  readonly keys: readonly TrustedKey[]
+  readonly keys: () => readonly TrustedKey[]
   /** Which log, and its keys. Undefined: the proof is not checked, and the verdict is that of the signature alone. */
   readonly openCheckpoint: CheckpointOpener | undefined
   /** Expected `iss`. Undefined: any. */
@@ -37,7 +37,8 @@ export interface TrustedKey {
   /** When it signed. An open end is undefined. */
   readonly validFrom: Date | undefined
   readonly validUntil: Date | undefined
-  readonly revokedAt: Date | undefined
+  /** Nothing it signed from `from` on counts; and from then on nothing proves when it signed but the log. */
+  readonly revoked: { readonly from: Date; readonly leafIndex: number } | undefined
 }
 
 /** Each check by name, in the order made. A check that needs what an earlier one did not yield is not made. */
@@ -152,7 +153,7 @@ function verifyReceipt(
   findings.statement = statement
   const { iat } = statement
   if (typeof iat === 'number')
-    note('key_state', stateProblem(key, iat), 'the key was active when the statement was made')
+    note('key_state', stateProblem(key, iat, findings.log?.leafIndex), 'the key was active when the statement was made')
   if (payload !== undefined) verifyDigest(payload, statement, note)
 }
 
@@ -178,11 +179,16 @@ function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMate
 }
 
 /** A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead. */
-function stateProblem(key: TrustedKey, iatS: number): string | undefined {
+function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefined): string | undefined {
   const leewayMs = 60_000
   const at = iatS * 1000
-  if (key.revokedAt !== undefined && at >= key.revokedAt.getTime())
-    return 'the key was revoked before the statement was made'
+  if (key.revoked !== undefined) {
+    if (at >= key.revoked.from.getTime()) return 'the key was revoked before the statement was made'
+    // Whoever stole the key can write any time into a statement, but cannot put it into the log before the revocation.
+    if (leafIndex === undefined || leafIndex >= key.revoked.leafIndex) {
+      return 'the key is revoked, and nothing proves that the statement is older'
+    }
+  }
   if (key.validFrom === undefined) return 'the key has not signed anything yet'
   if (at < key.validFrom.getTime() - leewayMs) return 'the statement is older than the key'
   if (key.validUntil !== undefined && at > key.validUntil.getTime() + leewayMs)
@@ -262,11 +268,13 @@ function verifyWebhook(
     const signature = Buffer.from(text, 'base64')
     return signature.length === 64 && signature.toString('base64') === text ? [signature] : []
   })
-  const signer = trust.keys.find((key) => signatures.some((signature) => verify(null, input, key.publicKey, signature)))
+  const signer = trust
+    .keys()
+    .find((key) => signatures.some((signature) => verify(null, input, key.publicKey, signature)))
   if (signer === undefined)
     return void add('webhook_signature', false, 'no published key made this signature over these bytes')
   add('webhook_signature', true, `signed by key ${signer.kid}`)
   findings.key ??= { kid: signer.kid }
-  const problem = stateProblem(signer, timestampS)
+  const problem = stateProblem(signer, timestampS, undefined)
   add('webhook_key_state', problem === undefined, problem ?? 'the key was active when the request was signed')
 }

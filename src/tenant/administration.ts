@@ -1,46 +1,13 @@
 import { RelayError } from '../errors.ts'
 import { type DataKeys, recordDataKey } from '../keyring/data-keys.ts'
-import type { Sequencer } from '../log/sequencer.ts'
-import { type AuditEvent, state } from '../log/statement.ts'
-import { advanceConfiguration } from '../log/store.ts'
+import type { Acts } from '../log/acts.ts'
+import type { AuditEvent } from '../log/statement.ts'
 import type { IdMaker } from '../message/id.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Database, Tx } from '../ports/database.ts'
-import { type Bound, bind, type Effect } from '../ports/effect.ts'
+import type { Database } from '../ports/database.ts'
 import { hashSecret, makeSecret, type PresentedKey } from './api-key.ts'
 import type { ApiKey, Role, Source, Tenant, Tier } from './records.ts'
 import { findTenant, insertApiKey, insertSource, insertTenant, revokeApiKey, touchTenant } from './store.ts'
-
-/** An administrative change. It gets the new value of `log.configuration`, which it must leave on whom it changed. */
-export type Change = (tx: Tx, configuration: number) => Promise<unknown>
-
-/** Changes are rare: they are carried out one by one, after the batch has counted itself once. */
-const changes: Effect<Change> = {
-  async write(tx, rows) {
-    const configuration = await advanceConfiguration(tx)
-    for (const { row: change } of rows) await change(tx, configuration)
-  },
-}
-
-/** States an act and carries it out in one transaction: neither exists without the other. */
-export class Acts {
-  readonly #sequencer: Sequencer
-  readonly #clock: Clock
-  readonly #issuer: string
-
-  constructor(sequencer: Sequencer, clock: Clock, issuer: string) {
-    this.#sequencer = sequencer
-    this.#clock = clock
-    this.#issuer = issuer
-  }
-
-  async perform(event: AuditEvent, change: Change): Promise<void> {
-    const tenantId = 'tenant' in event ? event.tenant : undefined
-    const statement = state(this.#issuer, event, this.#clock.now())
-    const effects: Bound[] = [bind(changes, change)]
-    await this.#sequencer.append({ tenantId, statement, effects })
-  }
-}
 
 /** Tenants, sources and API keys: who may do what is decided at the edge, before these are called. */
 export class Administration {

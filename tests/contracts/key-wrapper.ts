@@ -1,4 +1,6 @@
+import { sign, verify } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
+import { importPrivateKey, importPublicKey, rawPublicKey } from '../../src/keyring/jwk.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
 
 /** What every key wrapper must do. `open` returns one under the same wrapping key each time. */
@@ -44,6 +46,19 @@ export function keyWrapperContract(name: string, open: () => Promise<KeyWrapper>
       await expect(wrapper.unwrap(wrapped, other)).rejects.toThrow()
     })
 
+    it('takes an empty value in a context, and for nothing but itself', async () => {
+      const wrapper = await open()
+      const values = ['', '=', '==', '=x']
+      for (const tenant of values) {
+        const wrapped = await wrapper.wrap(seed, { ...context, tenant })
+        for (const other of values) {
+          const unwrapped = wrapper.unwrap(wrapped, { ...context, tenant: other })
+          if (other === tenant) expect(await unwrapped).toEqual(seed)
+          else await expect(unwrapped).rejects.toThrow()
+        }
+      }
+    })
+
     it('refuses a blob with any byte altered, cut or extended', async () => {
       const wrapper = await open()
       const wrapped = await wrapper.wrap(seed, context)
@@ -66,6 +81,38 @@ export function keyWrapperContract(name: string, open: () => Promise<KeyWrapper>
       const wrapped = await wrapper.wrap(seed, context)
       const foreign = { ...wrapped, wrappingKey: `${wrapped.wrappingKey}x` }
       await expect(wrapper.unwrap(foreign, context)).rejects.toThrow(foreign.wrappingKey)
+    })
+
+    it('generates another data key of 32 bytes each time, under the same wrapping key', async () => {
+      const wrapper = await open()
+      const [one, two] = [await wrapper.generateDataKey(context), await wrapper.generateDataKey(context)]
+      for (const { plain, wrapped } of [one, two]) {
+        expect(plain).toHaveLength(32)
+        expect(await (await open()).unwrap(wrapped, context)).toEqual(plain)
+        expect(Buffer.from(wrapped.blob).includes(plain)).toBe(false)
+        expect(wrapped.wrappingKey).toBe((await wrapper.wrap(seed, context)).wrappingKey)
+      }
+      expect(one.plain).not.toEqual(two.plain)
+    })
+
+    it('generates another signing key each time, whose unwrapped half signs what its public half verifies', async () => {
+      const wrapper = await open()
+      const [one, two] = [await wrapper.generateSigningKey(context), await wrapper.generateSigningKey(context)]
+      for (const { publicKey, wrapped } of [one, two]) {
+        expect(publicKey).toHaveLength(32)
+        const key = importPrivateKey(await (await open()).unwrap(wrapped, context))
+        expect(rawPublicKey(key)).toEqual(publicKey)
+        expect(verify(null, seed, importPublicKey(publicKey), sign(null, seed, key))).toBe(true)
+        expect(wrapped.wrappingKey).toBe((await wrapper.wrap(seed, context)).wrappingKey)
+      }
+      expect(one.publicKey).not.toEqual(two.publicKey)
+    })
+
+    it('binds what it generates to its context', async () => {
+      const wrapper = await open()
+      const other = { ...context, tenant: 'ten_2' }
+      const generated = [await wrapper.generateDataKey(context), await wrapper.generateSigningKey(context)]
+      for (const { wrapped } of generated) await expect(wrapper.unwrap(wrapped, other)).rejects.toThrow()
     })
   })
 }

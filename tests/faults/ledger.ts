@@ -23,13 +23,18 @@ export type Fact =
   /** The relay ended without being killed. */
   | { readonly kind: 'exited'; readonly exitCode: number | null; readonly opening: boolean }
 
-export type FactOf<Kind extends Fact['kind']> = Extract<Fact, { kind: Kind }> & { readonly round: number }
+export type FactOf<Kind extends Fact['kind']> = Extract<Fact, { kind: Kind }> & {
+  readonly round: number
+  /** Since the ledger was opened. */
+  readonly afterMs: number
+}
 
 /** The drill's own record, written to a file as it happens and never by the relay. */
 export class Ledger {
   readonly facts: FactOf<Fact['kind']>[] = []
   /** Written into every fact. 0 is before the first round, or none at all. */
   round = 0
+  readonly #openedAtMs = performance.now()
   readonly #file: number
   readonly #news = new EventEmitter()
 
@@ -39,7 +44,7 @@ export class Ledger {
   }
 
   note(fact: Fact): void {
-    const noted = { round: this.round, ...fact }
+    const noted = { round: this.round, afterMs: Math.round(performance.now() - this.#openedAtMs), ...fact }
     writeSync(this.#file, `${JSON.stringify(noted)}\n`)
     this.facts.push(noted)
     this.#news.emit(fact.kind)
@@ -58,5 +63,7 @@ export class Ledger {
   }
 }
 
-export const factsOf = <Kind extends Fact['kind']>(facts: readonly FactOf<Fact['kind']>[], kind: Kind): FactOf<Kind>[] =>
-  facts.filter((fact): fact is FactOf<Kind> => fact.kind === kind)
+export const factsOf = <Kind extends Fact['kind']>(
+  facts: readonly FactOf<Fact['kind']>[],
+  kind: Kind,
+): FactOf<Kind>[] => facts.filter((fact): fact is FactOf<Kind> => fact.kind === kind)

@@ -1,11 +1,10 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { appendFileSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import type { Ledger } from './ledger.ts'
 import type { Strike } from './strikes.ts'
 
@@ -29,13 +28,11 @@ export class RelayProcess {
   #listening!: PromiseWithResolvers<string>
   #opening = true
   #stopping = false
-  readonly #endWithUs = () => void this.#endAll()
 
   constructor(dataDir: string, ledger: Ledger) {
     this.#dataDir = realpathSync(dataDir)
     this.#ledger = ledger
-    // Should the drill itself end early, nobody would ever find these.
-    process.once('exit', this.#endWithUs)
+    process.once('exit', this.#killAll)
     this.#start()
   }
 
@@ -56,29 +53,31 @@ export class RelayProcess {
 
   /** Any route, as the administrator; a body is posted as JSON. */
   async call(path: string, body?: unknown): Promise<Response> {
-    const headers = { authorization: `Bearer ${adminKey}`, ...(body !== undefined && { 'content-type': 'application/json' }) }
+    const headers = {
+      authorization: `Bearer ${adminKey}`,
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+    }
     const post = body !== undefined && { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body) }
     return fetch((await this.url()) + path, { headers, ...post })
   }
 
   async strike({ target, gapMs, pick }: Strike): Promise<void> {
-    const { postmaster, backends } = await this.#findPostgres()
-    const opening = this.#opening
-    const relay = this.#child.pid
+    const { postmaster, backends } = this.#findPostgres()
+    const opening = this.#opening || this.#child.killed
     const backend = backends[Math.floor(pick * backends.length)]
     let killed = 0
     switch (target) {
       case 'relay':
-        killed = kill(relay)
+        killed = this.#killRelay()
         break
       case 'postmaster':
         killed = kill(postmaster)
         break
       case 'both':
-        killed = kill(relay) + kill(postmaster)
+        killed = this.#killRelay() + kill(postmaster)
         break
       case 'relay then postmaster':
-        killed = kill(relay)
+        killed = this.#killRelay()
         await delay(gapMs)
         killed += kill(postmaster)
         break
@@ -94,9 +93,10 @@ export class RelayProcess {
   /** Drains it, PostgreSQL included. Resolves with its exit code. */
   async stop(): Promise<number | null> {
     this.#stopping = true
-    if (this.#child.exitCode === null && this.#child.kill('SIGTERM')) await once(this.#child, 'exit')
-    process.removeListener('exit', this.#endWithUs)
-    return this.#child.exitCode
+    const child = this.#child
+    if (child.exitCode === null && child.signalCode === null && child.kill('SIGTERM')) await once(child, 'exit')
+    process.removeListener('exit', this.#killAll)
+    return child.exitCode
   }
 
   #start(): void {
@@ -104,9 +104,12 @@ export class RelayProcess {
     this.#listening = Promise.withResolvers()
     const child = spawn(process.execPath, [main], { env: this.#environment(), stdio: ['ignore', 'pipe', 'pipe'] })
     this.#child = child
-    for (const stream of [child.stdout, child.stderr]) createInterface(stream).on('line', (line) => this.#read(child, line))
+    for (const stream of [child.stdout, child.stderr])
+      createInterface(stream).on('line', (line) => this.#read(child, line))
     child.once('exit', (exitCode, signal) => {
-      if (signal !== 'SIGKILL' && !this.#stopping) this.#ledger.note({ kind: 'exited', exitCode, opening: this.#opening })
+      if (signal !== 'SIGKILL' && !this.#stopping)
+        this.#ledger.note({ kind: 'exited', exitCode, opening: this.#opening })
+      if (this.#ledger.round === 0) return this.#listening.reject(new Error(`the relay does not start: ${exitCode}`))
       // As a supervisor does: also a relay that gave up, because its database was killed while it opened.
       if (!this.#stopping) this.#start()
     })
@@ -133,19 +136,28 @@ export class RelayProcess {
   }
 
   /** The server on our data folder and its children. A backend's title has neither the program's name nor the folder. */
-  async #findPostgres(): Promise<{ postmaster: number | undefined; backends: number[] }> {
-    const { stdout } = await promisify(execFile)('ps', ['-A', '-ww', '-o', 'pid=,ppid=,command='])
-    const processes = stdout.split('\n').map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line) ?? [])
-    const servers = processes.filter(([, , , command]) => command?.includes(` -D ${this.#dataDir}/postgres `))
-    const pids = new Set(servers.map(([, pid]) => pid))
+  #findPostgres(): { postmaster: number | undefined; backends: number[] } {
+    const lines = execFileSync('ps', ['-A', '-ww', '-o', 'pid=,ppid=,command='], { encoding: 'utf8' }).split('\n')
+    const processes = lines.flatMap((line) => {
+      const [, pid, parent, command = ''] = /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line) ?? []
+      return pid === undefined ? [] : [{ pid: Number(pid), parent: Number(parent), command }]
+    })
+    const servers = processes.filter(({ command }) => command.includes(` -D ${this.#dataDir}/postgres `))
     // A child that was forked a moment ago has no title of its own yet.
-    const postmaster = servers.find(([, , parent]) => !pids.has(parent))?.[1]
-    const backends = processes.filter(([, , parent]) => parent !== undefined && parent === postmaster)
-    return { postmaster: postmaster === undefined ? undefined : Number(postmaster), backends: backends.map(([, pid]) => Number(pid)) }
+    const postmaster = servers.find(({ parent }) => !servers.some(({ pid }) => pid === parent))?.pid
+    const backends = processes.filter(({ parent }) => parent === postmaster).map(({ pid }) => pid)
+    return { postmaster, backends }
   }
 
-  async #endAll(): Promise<void> {
-    this.#child.kill('SIGKILL')
+  #killRelay(): number {
+    const child = this.#child
+    return child.exitCode === null && child.signalCode === null && !child.killed && child.kill('SIGKILL') ? 1 : 0
+  }
+
+  /** Should the drill itself end early: nobody else would ever find these. */
+  readonly #killAll = (): void => {
+    this.#killRelay()
+    kill(this.#findPostgres().postmaster)
   }
 }
 

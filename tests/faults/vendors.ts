@@ -16,7 +16,12 @@ export interface Route {
  * Idempotency-Key and is sent until it is accepted; every twelfth also twice at once, by a vendor with two processes.
  * One without a key is sent once and given up on, as it could be accepted twice otherwise.
  */
-export function startVendors(count: number, relay: RelayProcess, route: Route, ledger: Ledger): { stop(): Promise<void> } {
+export function startVendors(
+  count: number,
+  relay: RelayProcess,
+  route: Route,
+  ledger: Ledger,
+): { stop(): Promise<void> } {
   let posts = 0
   let stopping = false
 
@@ -48,7 +53,8 @@ export function startVendors(count: number, relay: RelayProcess, route: Route, l
       const text = await response.text()
       const accepted = response.status === 202
       if (accepted) ledger.note({ kind: 'accepted', post, receipt: text })
-      else ledger.note({ kind: 'refused', post, status: response.status, code: /"code":"(\w+)"/.exec(text)?.[1] ?? text })
+      else
+        ledger.note({ kind: 'refused', post, status: response.status, code: /"code":"(\w+)"/.exec(text)?.[1] ?? text })
       return accepted
     } catch (error) {
       const { message, cause } = error as Error
@@ -70,8 +76,7 @@ export function startVendors(count: number, relay: RelayProcess, route: Route, l
 /** The payload of a post as its vendor spells it, and as RFC 8785 does, which is how it must arrive. */
 export const spelledPayload = (post: number): string =>
   `{ "post": ${post}, "note": "${padding(post)}", "caf\\u00e9": [1.50, 1e3] }`
-export const canonicalPayload = (post: number): string =>
-  `{"café":[1.5,1000],"note":"${padding(post)}","post":${post}}`
+export const canonicalPayload = (post: number): string => `{"café":[1.5,1000],"note":"${padding(post)}","post":${post}}`
 
 /** From nothing to 2 KiB. */
 const padding = (post: number): string => '€uro '.repeat((post * 37) % 300)

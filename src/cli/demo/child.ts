@@ -35,7 +35,11 @@ export function startChild(
   }
   // At `close` all it said has been read; at `exit` it may not have been.
   child.once('close', (code, signal) => {
-    stop.abort(new DemoStopped(`the ${name} ended by itself (${signal ?? `exit code ${code}`}). It said:\n${said}`))
+    stop.abort(
+      new DemoStopped(
+        `the ${name} ended by itself (${signal ?? `exit code ${code}`}). It said:\n${said || '(nothing)\n'}`,
+      ),
+    )
   })
   child.once('error', ({ message }) => stop.abort(new DemoStopped(`the ${name} could not be started: ${message}`)))
   return {

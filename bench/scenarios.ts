@@ -1,0 +1,208 @@
+import { mkdtemp } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FloorQuestions } from './baseline-floor.ts'
+import type { ForwarderQuestions } from './baseline-forwarder.ts'
+import { measureSignatures } from './baseline-signatures.ts'
+import { cpuUs, cpuUsOfFamily, residentMiB } from './cpu.ts'
+import { type Figures, percentileFigures } from './figures.ts'
+import { clockMs, percentilesOf } from './ledger.ts'
+import type { Requesting } from './load.ts'
+import { type Cast, type MessageLoad, measureMessages } from './message-load.ts'
+import { payloadMaker } from './payloads.ts'
+import { readCounters } from './postgres-counters.ts'
+import { RelayProcess } from './relay-process.ts'
+import { enrol, type Target, type Testbed } from './testbed.ts'
+
+/** How long to measure, and to warm up before. */
+export interface Pace {
+  readonly seconds: number
+  readonly warmUpSeconds: number
+}
+
+export interface Scenario {
+  readonly title: string
+  /** Part of `--quick`. */
+  readonly quick?: true
+  measure(testbed: Testbed, pace: Pace): Promise<Figures>
+}
+
+/** A closed loop of as many posts as one endpoint is sent at once, so that neither side runs away from the other. */
+export const fullSpeed = { payload: 1024, connections: 64 } as const
+
+/** What is measured, in this order. Baselines come first, since the ratios are to them. */
+export const scenarios: Readonly<Record<string, Scenario>> = {
+  signatures: {
+    title: 'baseline: Ed25519 on one core',
+    quick: true,
+    measure: (_testbed, { seconds }) => measureSignatures(Math.min(3, seconds / 3)),
+  },
+  floor: { title: 'baseline: one insert and commit per 256 × 1 KB', quick: true, measure: measureFloor },
+  forwarder: { title: 'baseline: Fastify and undici, 1 KB', quick: true, measure: measureForwarder },
+  'end-to-end': messages('end to end, full speed, 1 KB', { quick: true }),
+  'rate-200': messages('end to end, 200 a second, 1 KB', { rate: 200 }),
+  'rate-1000': messages('end to end, 1,000 a second, 1 KB', { rate: 1000, quick: true }),
+  'rate-2000': messages('end to end, 2,000 a second, 1 KB', { rate: 2000 }),
+  'accept-only': messages('accept only, full speed, 1 KB', { endpoints: 0, quick: true }),
+  'fan-out': messages('10 endpoints, 1 KB', { endpoints: 10, connections: 6 }),
+  'slow-receiver': messages('receiver answers after 100 ms, 300 a second, 1 KB', { rate: 300, receiverDelayMs: 100 }),
+  github: messages('end to end, full speed, GitHub payloads of 1 to 27 KB', { payload: 'github' }),
+  'payload-10k': messages('end to end, full speed, 10 KB', { payload: 10 * 1024 }),
+  'payload-100k': messages('end to end, full speed, 100 KB', { payload: 100 * 1024, connections: 16 }),
+  'payload-900k': messages('end to end, full speed, 900 KB', { payload: 900 * 1024, connections: 4 }),
+  'two-relays': messages('two relays on one database, full speed, 1 KB', { relays: 2 }),
+  verify: { title: 'verify a receipt with its payload', quick: true, measure: measureVerify },
+  jwks: reads('read the JWKS', '/.well-known/jwks.json', '"keys"', { quick: true }),
+  checkpoint: reads('read the checkpoint', '/log/checkpoint', 'relay.bench/log'),
+  tile: reads('read a full tile', '/log/tile/0/000', ''),
+  entries: reads('read a full bundle of entries', '/log/tile/entries/000', ''),
+  start: { title: 'cold start, PostgreSQL made included', measure: (testbed) => measureStart(testbed, 'cold') },
+  restart: { title: 'warm start on the same folder', measure: (testbed) => measureStart(testbed, 'warm') },
+}
+
+interface MessageOptions extends Partial<Pick<MessageLoad, 'payload' | 'connections' | 'rate'>> {
+  readonly endpoints?: number
+  readonly relays?: number
+  readonly receiverDelayMs?: number
+  readonly quick?: true
+}
+
+function messages(title: string, { quick, ...options }: MessageOptions): Scenario {
+  const { payload = fullSpeed.payload, rate } = options
+  // An open loop must never wait for a connection, or it is not open.
+  const connections = options.connections ?? (rate === undefined ? fullSpeed.connections : 512)
+  const measure = async (testbed: Testbed, pace: Pace) => {
+    const cast = await assemble(testbed, options)
+    const { figures } = await measureMessages(cast, {
+      payload,
+      connections,
+      ...pace,
+      ...(rate !== undefined && { rate }),
+    })
+    return figures
+  }
+  return { title, measure, ...(quick && { quick }) }
+}
+
+/** A relay under load, with whatever of it the options ask for. */
+export async function assemble(
+  testbed: Testbed,
+  { endpoints = 1, relays: howMany = 1, receiverDelayMs = 0 }: MessageOptions,
+  profileFolder?: string,
+): Promise<Cast & Required<Pick<Cast, 'database'>>> {
+  const database = await testbed.createDatabase()
+  const { session } = database
+  const { receiver, urls } = await testbed.startReceiver(endpoints, receiverDelayMs)
+  const relays: RelayProcess[] = []
+  while (relays.length < howMany) relays.push(await testbed.startRelay(database, profileFolder))
+  const target = await enrol(relays, urls)
+  const generator = await testbed.startGenerator()
+  return { target, generator, receiver, database: { session, postmasterPid: testbed.postgres.pid ?? 0 } }
+}
+
+async function measureForwarder(testbed: Testbed, pace: Pace): Promise<Figures> {
+  const { receiver, urls } = await testbed.startReceiver(1)
+  const forwarder = await testbed.startHelper<ForwarderQuestions>('baseline-forwarder.ts')
+  const url = await forwarder.ask('listen', { receiverUrl: urls[0] ?? '' })
+  const headers = { 'content-type': 'application/json' }
+  const target: Target = { urls: [url], headers, pids: [forwarder.pid], relays: [], endpoints: 1 }
+  const generator = await testbed.startGenerator()
+  return (await measureMessages({ target, generator, receiver }, { ...fullSpeed, ...pace })).figures
+}
+
+async function measureFloor(testbed: Testbed, { seconds }: Pace): Promise<Figures> {
+  const { url, session } = await testbed.createDatabase()
+  const floor = await testbed.startHelper<FloorQuestions>('baseline-floor.ts')
+  const postmaster = testbed.postgres.pid ?? 0
+  const before = { counters: await readCounters(session), us: await cpuUsOfFamily(postmaster) }
+  const { rows, commits, elapsedMs } = await floor.ask('insert', { url, seconds: Math.min(seconds, 10) })
+  const after = { counters: await readCounters(session), us: await cpuUsOfFamily(postmaster) }
+  return {
+    rowsPerS: (rows * 1000) / elapsedMs,
+    commitMs: elapsedMs / commits,
+    postgresUs: after.us === undefined || before.us === undefined ? undefined : (after.us - before.us) / rows,
+    walBytes: (after.counters.walBytes - before.counters.walBytes) / rows,
+    fsyncs: (after.counters.fsyncs - before.counters.fsyncs) / rows,
+  }
+}
+
+/** Enough leaves for a full tile and its bundle. */
+const leavesForReading = 300
+
+async function relayWithMessages(
+  testbed: Testbed,
+): Promise<{ relay: RelayProcess; receipts: [post: number, text: string][] }> {
+  const relay = await testbed.startRelay(await testbed.createDatabase())
+  const { urls, headers } = await enrol([relay], [])
+  const payload = payloadMaker(1024)
+  const receipts: [number, string][] = []
+  for (let post = 0; post < leavesForReading; post++) {
+    const answer = await fetch(urls[0] ?? '', { method: 'POST', headers, body: Buffer.from(payload(post)) })
+    receipts.push([post, await answer.text()])
+  }
+  return { relay, receipts }
+}
+
+async function measureVerify(testbed: Testbed, pace: Pace): Promise<Figures> {
+  const { relay, receipts } = await relayWithMessages(testbed)
+  const payload = payloadMaker(1024)
+  const bodies = receipts.map(([post, receipt]) => `{"receipt":${receipt},"payload":${payload(post)}}`)
+  return measureRequests(testbed, relay, pace, {
+    method: 'POST',
+    path: '/v1/verify',
+    bodies,
+    expect: '"verdict":"valid"',
+  })
+}
+
+function reads(title: string, path: string, expect: string, { quick }: { quick?: true } = {}): Scenario {
+  const measure = async (testbed: Testbed, pace: Pace) => {
+    const { relay } = await relayWithMessages(testbed)
+    return measureRequests(testbed, relay, pace, { method: 'GET', path, bodies: [''], expect })
+  }
+  return { title, measure, ...(quick && { quick }) }
+}
+
+async function measureRequests(
+  testbed: Testbed,
+  relay: RelayProcess,
+  { seconds, warmUpSeconds }: Pace,
+  { path, ...what }: Pick<Requesting, 'method' | 'bodies' | 'expect'> & { path: string },
+): Promise<Figures> {
+  const generator = await testbed.startGenerator()
+  const requesting: Omit<Requesting, 'seconds'> = { ...what, url: relay.url + path, connections: 32 }
+  await generator.ask('request', { ...requesting, seconds: warmUpSeconds })
+  relay.forgetStalls()
+  const before = await cpuUs(relay.pid)
+  const log = await generator.ask('request', { ...requesting, seconds: Math.min(seconds, 10) })
+  const after = await cpuUs(relay.pid)
+  const answered = log.status.filter((status) => status === 200).length
+  const latencies = log.startMs.map((start, post) => (log.answeredMs[post] ?? 0) - start).filter((ms) => ms > 0)
+  const stalls = await relay.stalls()
+  return {
+    answeredPerS: (answered * 1000) / (log.endedMs - log.beganMs),
+    ...percentileFigures('accept', percentilesOf(latencies)),
+    relayUs: before === undefined || after === undefined ? undefined : (after - before) / answered,
+    residentMaxMiB: await residentMiB(relay.pid),
+    stallP99Ms: stalls.p99Ms,
+    stallMaxMs: stalls.maxMs,
+  }
+}
+
+/** From spawn to ready with a PostgreSQL of its own: made anew (cold), or found there (warm). */
+async function measureStart(testbed: Testbed, kind: 'cold' | 'warm'): Promise<Figures> {
+  const dataDir = await mkdtemp(join(testbed.folder, 'start-'))
+  if (kind === 'warm') await (await RelayProcess.start({ dataDir })).stop()
+  const beganMs = clockMs()
+  const relay = await RelayProcess.start({ dataDir })
+  try {
+    await relay.call('GET', '/readyz')
+    const startMs = clockMs() - beganMs
+    const { urls, headers } = await enrol([relay], [])
+    const postedMs = clockMs()
+    const answer = await fetch(urls[0] ?? '', { method: 'POST', headers, body: Buffer.from(payloadMaker(1024)(0)) })
+    if (answer.status !== 202) throw new Error(`the first post was answered ${answer.status}`)
+    return { startMs, firstAcceptMs: clockMs() - postedMs }
+  } finally {
+    await relay.stop()
+  }
+}

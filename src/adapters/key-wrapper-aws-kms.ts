@@ -1,0 +1,306 @@
+import { createPublicKey, generateKeyPairSync, timingSafeEqual } from 'node:crypto'
+import { KMS, type KMSClientConfig, type KMSServiceException } from '@aws-sdk/client-kms'
+import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
+import type { Logger } from '../ports/logger.ts'
+
+export interface AwsKmsOptions {
+  /** `KMS_KEY_ID`: the id, ARN or alias of a symmetric encryption key. */
+  readonly keyId: string
+  readonly logger: Logger
+  /** For tests. A deployment sets Region, endpoint and credentials by the SDK's own variables and files. */
+  readonly client?: KMSClientConfig
+  readonly bounds?: Bounds
+}
+
+interface Bounds {
+  /** One HTTP attempt, until the head of its answer. */
+  readonly attemptTimeoutMs: number
+  /** One call: finding credentials, every attempt, the waits between them and reading the answer. */
+  readonly deadlineMs: number
+}
+
+/**
+ * Wraps under a symmetric key that never leaves AWS KMS. Opening it generates a data key that nobody will use and
+ * unwraps it again, so a relay does not start without KMS, the key, or a permission that it will need later; asking
+ * DescribeKey would show a key that is enabled and still may not be used.
+ *
+ * Rejects, then and later, with {@link KmsRefused}. The roles in keys/kms-policy.json suffice.
+ */
+export async function openAwsKmsKeyWrapper(options: AwsKmsOptions): Promise<KeyWrapper> {
+  const call = connect(options)
+  const named = new AwsKmsKeyWrapper(call, options.keyId, options.logger)
+  const { plain, wrapped } = await named.generateDataKey(selfTest)
+  // KMS answers with the ARN. It is used from here on, so that an alias which moves to another key moves nothing here.
+  const wrapper = new AwsKmsKeyWrapper(call, wrapped.wrappingKey, options.logger)
+  const unwrapped = await wrapper.unwrap(wrapped, selfTest)
+  try {
+    if (!timingSafeEqual(plain, unwrapped)) throw new KmsRefused('kms_answer_unusable', 'another data key came back')
+    return wrapper
+  } finally {
+    plain.fill(0)
+    unwrapped.fill(0)
+  }
+}
+
+const selfTest: WrapContext = { app: 'countersign', purpose: 'self-test' }
+
+/** A blob is what KMS calls a ciphertext blob. What comes back in plain form is erased by us or by the caller, save for
+ *  the base64 text that the SDK parsed it from, which is left to the garbage collector. */
+class AwsKmsKeyWrapper implements KeyWrapper {
+  readonly #call: Call
+  readonly #keyId: string
+  readonly #logger: Logger
+  #generatesKeyPairs = true
+
+  constructor(call: Call, keyId: string, logger: Logger) {
+    this.#call = call
+    this.#keyId = keyId
+    this.#logger = logger
+  }
+
+  /** `plain` is 1 to 4096 bytes, the most that KMS encrypts itself. */
+  async wrap(plain: Uint8Array, context: WrapContext): Promise<WrappedKey> {
+    if (plain.length < 1 || plain.length > maxPlainBytes) {
+      throw new RangeError(`KMS wraps 1 to ${maxPlainBytes} bytes, not ${plain.length}`)
+    }
+    const input = { KeyId: this.#keyId, Plaintext: plain, EncryptionContext: encodeContext(context) }
+    const { CiphertextBlob, KeyId } = await this.#call((kms, within) => kms.encrypt(input, within))
+    return { blob: present(CiphertextBlob), wrappingKey: present(KeyId) }
+  }
+
+  async unwrap({ blob, wrappingKey }: WrappedKey, context: WrapContext): Promise<Uint8Array> {
+    if (withoutRegion(wrappingKey) !== withoutRegion(this.#keyId)) {
+      throw new KmsRefused('kms_wrong_key', `wrapped under ${wrappingKey}, but KMS_KEY_ID is ${this.#keyId}`)
+    }
+    // Without KeyId, KMS would take whatever key the blob names, in any account that lets us.
+    const input = { KeyId: this.#keyId, CiphertextBlob: blob, EncryptionContext: encodeContext(context) }
+    const { Plaintext } = await this.#call((kms, within) => kms.decrypt(input, within))
+    return present(Plaintext)
+  }
+
+  async generateDataKey(context: WrapContext): Promise<{ plain: Uint8Array; wrapped: WrappedKey }> {
+    const input = { KeyId: this.#keyId, KeySpec: 'AES_256', EncryptionContext: encodeContext(context) } as const
+    const answer = await this.#call((kms, within) => kms.generateDataKey(input, within))
+    const wrapped = { blob: present(answer.CiphertextBlob), wrappingKey: present(answer.KeyId) }
+    return { plain: present(answer.Plaintext), wrapped }
+  }
+
+  /** Made in KMS, so that this process has never seen the private half before it first unwraps it; or made here, where
+   *  the endpoint generates no Ed25519 key pairs. Which of the two is found out once. */
+  async generateSigningKey(context: WrapContext): Promise<{ publicKey: Uint8Array; wrapped: WrappedKey }> {
+    if (!this.#generatesKeyPairs) return this.#wrapSeedMadeHere(context)
+    const spec = { KeyPairSpec: 'ECC_NIST_EDWARDS25519', EncryptionContext: encodeContext(context) } as const
+    const input = { KeyId: this.#keyId, ...spec }
+    const answer = await this.#call((kms, within) => kms.generateDataKeyPairWithoutPlaintext(input, within)).catch(
+      (error: unknown) => {
+        if (error instanceof KmsRefused && meansNoKeyPairs.has(error.code)) return error
+        throw error
+      },
+    )
+    if (answer instanceof KmsRefused) {
+      // The reason may be another, such as a bad context or an outage. Then Encrypt is refused too, that is what the
+      // caller hears, and nothing is remembered.
+      const made = await this.#wrapSeedMadeHere(context)
+      this.#generatesKeyPairs = false
+      this.#logger.warn(
+        { code: answer.code },
+        'KMS generates no Ed25519 key pairs here: seeds are made in this process',
+      )
+      return made
+    }
+    const wrapped = { blob: present(answer.PrivateKeyCiphertextBlob), wrappingKey: present(answer.KeyId) }
+    return { publicKey: rawPublicKey(present(answer.PublicKey)), wrapped }
+  }
+
+  async #wrapSeedMadeHere(context: WrapContext): Promise<{ publicKey: Uint8Array; wrapped: WrappedKey }> {
+    const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+    const pkcs8 = privateKey.export({ format: 'der', type: 'pkcs8' })
+    try {
+      const wrapped = await this.wrap(pkcs8.subarray(-32), context)
+      return { publicKey: rawPublicKey(publicKey.export({ format: 'der', type: 'spki' })), wrapped }
+    } finally {
+      pkcs8.fill(0)
+    }
+  }
+}
+
+const maxPlainBytes = 4096
+
+/** KMS takes no empty value, so `''` is sent as `=`, and one more `=` before a value that starts with one keeps any two
+ *  contexts apart. The other values stay readable in CloudTrail, and the key policy matches on them. */
+const encodeContext = (context: WrapContext): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(context).map(([name, value]) => [name, value === '' || value.startsWith('=') ? `=${value}` : value]),
+  )
+
+/** A multi-Region key is one key with an ARN in each Region, so a relay that moved reads what it wrapped before. */
+const withoutRegion = (arn: string): string => arn.replace(/^(arn:[^:]+:kms:)[^:]+(:\d+:key\/mrk-)/, '$1*$2')
+
+/** 32 raw bytes of an Ed25519 key in SubjectPublicKeyInfo (RFC 8410 §4). */
+function rawPublicKey(spki: Uint8Array): Uint8Array {
+  let type: string | undefined
+  try {
+    type = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' }).asymmetricKeyType
+  } catch {}
+  if (type !== 'ed25519') throw new KmsRefused('kms_answer_unusable', 'the public key is not an Ed25519 key')
+  return new Uint8Array(spki.subarray(-32))
+}
+
+function present<Member>(member: Member | undefined): Member {
+  if (member === undefined) throw new KmsRefused('kms_answer_unusable', 'the answer lacks a member')
+  return member
+}
+
+type Call = <Answer>(operation: (kms: KMS, within: { abortSignal: AbortSignal }) => Promise<Answer>) => Promise<Answer>
+
+/** Calls are repeated by the SDK after throttling, 5xx and lost connections, with growing random waits in between. All
+ *  five operations may be repeated: the worst that remains is a key that nobody will use. */
+function connect({ client, bounds = { attemptTimeoutMs: 3000, deadlineMs: 15_000 } }: AwsKmsOptions): Call {
+  const kms = new KMS({
+    retryMode: 'standard',
+    maxAttempts: 5,
+    // Without throwOnRequestTimeout the SDK would only write a warning, to the console.
+    requestHandler: { connectionTimeout: 2000, requestTimeout: bounds.attemptTimeoutMs, throwOnRequestTimeout: true },
+    ...client,
+  })
+  return async (operation) => {
+    const abortSignal = AbortSignal.timeout(bounds.deadlineMs)
+    // The SDK heeds the signal in most places; looking for credentials is not one of them.
+    const late = Promise.withResolvers<never>()
+    abortSignal.addEventListener('abort', () => late.reject(abortSignal.reason), { once: true })
+    try {
+      return await Promise.race([operation(kms, { abortSignal }), late.promise])
+    } catch (error) {
+      throw refusal(error)
+    }
+  }
+}
+
+/**
+ * What KMS, the SDK or the network refused, by what an operator does about it: the sentence, and then the names that
+ * AWS, the SDK and Node have for it.
+ */
+const refusals = {
+  kms_access_denied: [
+    'KMS denies this process the operation. Allow its role what keys/kms-policy.json allows, with that context.',
+    ...['AccessDeniedException', 'AccessDenied', 'NotAuthorized', 'OptInRequired'],
+  ],
+  kms_key_disabled: ['The KMS key is disabled. Enable it, and find out who disabled it.', 'DisabledException'],
+  kms_key_not_found: [
+    'KMS has no such key. Check KMS_KEY_ID and that AWS_REGION is the Region of the key.',
+    ...['NotFoundException', 'InvalidArnException', 'InvalidAliasNameException'],
+  ],
+  kms_key_state: [
+    'The KMS key cannot be used in its state. If its deletion is scheduled, cancel that at once and enable the key.',
+    'KMSInvalidStateException',
+  ],
+  kms_key_unsuitable: [
+    'The KMS key is of the wrong kind. KMS_KEY_ID must name a symmetric key for encryption and decryption.',
+    'InvalidKeyUsageException',
+  ],
+  kms_invalid_ciphertext: [
+    'The wrapped key was altered, or wrapped for another context. Restore its row from a backup.',
+    'InvalidCiphertextException',
+  ],
+  kms_wrong_key: [
+    'The wrapped key belongs to another KMS key. Set KMS_KEY_ID to the key that wrapped it, or re-wrap.',
+    'IncorrectKeyException',
+  ],
+  kms_request_invalid: [
+    'KMS does not accept the request as formed. Check KMS_KEY_ID; otherwise this is a fault of the relay.',
+    ...['ValidationException', 'ValidationError', 'SerializationException', 'InvalidGrantTokenException'],
+    'DryRunOperationException',
+  ],
+  kms_unsupported: [
+    'This KMS endpoint or key does not support the operation. Check AWS_ENDPOINT_URL_KMS and the kind of the key.',
+    ...['UnsupportedOperationException', 'UnknownOperationException', 'InvalidAction'],
+  ],
+  kms_throttled: [
+    'KMS is throttling this account. Try again later, and ask AWS for a higher request quota if it lasts.',
+    ...[
+      'ThrottlingException',
+      'Throttling',
+      'ThrottledException',
+      'TooManyRequestsException',
+      'LimitExceededException',
+    ],
+  ],
+  kms_unavailable: [
+    'KMS is not available. Try again later, and see the health page of AWS for the Region.',
+    ...['KeyUnavailableException', 'DependencyTimeoutException', 'KMSInternalException'],
+    ...['InternalFailure', 'ServiceUnavailable', 'ServiceUnavailableException'],
+  ],
+  kms_credentials_missing: [
+    'There are no AWS credentials. Give the process a role, or set the variables of the AWS SDK.',
+    ...['CredentialsProviderError', 'TokenProviderError', 'MissingAuthenticationToken'],
+    'MissingAuthenticationTokenException',
+  ],
+  kms_credentials_expired: [
+    'The AWS credentials have expired. Renew them, or use a role, which renews itself.',
+    ...['ExpiredTokenException', 'ExpiredToken'],
+  ],
+  kms_credentials_refused: [
+    'AWS does not accept the credentials. Check the access key and its secret, and the clock of this machine.',
+    ...['UnrecognizedClientException', 'InvalidClientTokenId', 'InvalidSignatureException', 'SignatureDoesNotMatch'],
+    ...['IncompleteSignatureException', 'IncompleteSignature', 'RequestExpired', 'RequestTimeTooSkewed'],
+  ],
+  kms_region_missing: ['There is no AWS Region. Set AWS_REGION to the Region of the KMS key.', 'RegionMissing'],
+  kms_timeout: [
+    'KMS did not answer in time. Check the route to its endpoint: NAT, VPC endpoint, security groups, proxy.',
+    ...['ETIMEDOUT', 'TimeoutError', 'AbortError', 'RequestTimeout', 'RequestTimeoutException'],
+  ],
+  kms_unreachable: [
+    'KMS cannot be reached. Check AWS_REGION, AWS_ENDPOINT_URL_KMS, name resolution and the network.',
+    ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN'],
+  ],
+  kms_certificate_refused: [
+    'The endpoint of KMS shows a certificate that is not trusted. Check for a proxy, and the clock of this machine.',
+    ...['CERT_HAS_EXPIRED', 'CERT_NOT_YET_VALID', 'ERR_TLS_CERT_ALTNAME_INVALID', 'SELF_SIGNED_CERT_IN_CHAIN'],
+    ...['DEPTH_ZERO_SELF_SIGNED_CERT', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY'],
+  ],
+  kms_error_page: [
+    'An error page came instead of an answer. Check AWS_ENDPOINT_URL_KMS and proxies on the way to KMS.',
+    'ErrorPage',
+  ],
+  kms_answer_unusable: [
+    'The answer is not one that KMS gives. Check AWS_ENDPOINT_URL_KMS and proxies on the way to KMS.',
+    'SyntaxError',
+  ],
+  kms_failed: ['KMS failed in a way the relay does not know. See the cause, and report it.'],
+} as const satisfies Record<string, readonly [sentence: string, ...names: string[]]>
+
+export type KmsRefusal = keyof typeof refusals
+
+/** KMS did not do what it was asked. The message is the sentence of the table, and then what was refused. */
+export class KmsRefused extends Error {
+  override readonly name = 'KmsRefused'
+  readonly code: KmsRefusal
+
+  constructor(code: KmsRefusal, what: string, cause?: Error) {
+    super(`${refusals[code][0]} (${code}: ${what})`, { cause })
+    this.code = code
+  }
+}
+
+/** How endpoints say that they generate no Ed25519 key pairs: with a name for it, by not knowing the spec, or, as some
+ *  imitations of KMS do, by failing with a page of HTML. */
+const meansNoKeyPairs: ReadonlySet<KmsRefusal> = new Set(['kms_unsupported', 'kms_request_invalid', 'kms_error_page'])
+
+function refusal(error: unknown): KmsRefused {
+  if (!(error instanceof Error)) return new KmsRefused('kms_failed', typeof error)
+  const { code, $metadata } = error as { code?: unknown; $metadata?: KMSServiceException['$metadata'] }
+  const serverFailed = ($metadata?.httpStatusCode ?? 0) >= 500
+  let name = typeof code === 'string' ? code : error.name
+  if (error.message === 'Region is missing') name = 'RegionMissing' // the SDK has no name for it
+  if (error instanceof SyntaxError && serverFailed) name = 'ErrorPage'
+  const refused = codes.get(name) ?? codes.get(error.name) ?? (serverFailed ? 'kms_unavailable' : 'kms_failed')
+  // The SDK's own error is not passed on: it holds the raw answer, and the message of a parse error quotes from it,
+  // which may be from a key.
+  const quotes = error instanceof SyntaxError || error instanceof TypeError
+  const facts = [error.name, quotes ? undefined : error.message, $metadata?.requestId]
+  return new KmsRefused(refused, name, new Error(facts.filter(Boolean).join(': ')))
+}
+
+const codes = new Map<string, KmsRefusal>(
+  Object.entries(refusals).flatMap(([code, [, ...names]]) => names.map((name) => [name, code as KmsRefusal] as const)),
+)
