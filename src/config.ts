@@ -19,8 +19,11 @@ export interface Config {
   databaseUrl: string | undefined
   /** `DATABASE_POOL`: connections to PostgreSQL, default 8. */
   databasePool: number
-  /** `KEY_WRAPPER`: `local` (a key file in DATA_DIR; not for production). */
-  keyWrapper: 'local'
+  /** `KEY_WRAPPER`: `local` (a key file in DATA_DIR; not for production) or `aws-kms`, which needs KMS_KEY_ID and takes
+   *  region, endpoint and credentials from the AWS SDK's own variables. */
+  keyWrapper: 'local' | 'aws-kms'
+  /** `KMS_KEY_ID`: id, ARN or alias of a symmetric KMS key. */
+  kmsKeyId: string | undefined
   /** `KEY_POLICY`: how keys live, default `keys/policy.json` of the program. */
   keyPolicy: string
   /** `OBJECT_STORE`: `fs` (a folder in DATA_DIR). */
@@ -64,7 +67,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (databaseUrl !== undefined && !/^postgres(ql)?:\/\//.test(databaseUrl)) {
     throw new ConfigError('DATABASE_URL must start with postgres:// or postgresql://')
   }
-  const keyWrapper = oneOf(env, 'KEY_WRAPPER', ['local'])
+  const keyWrapper = oneOf(env, 'KEY_WRAPPER', ['local', 'aws-kms'])
+  const kmsKeyId = env.KMS_KEY_ID || undefined
+  if (keyWrapper === 'aws-kms' && kmsKeyId === undefined) throw new ConfigError('KEY_WRAPPER=aws-kms needs KMS_KEY_ID')
   const objectStore = oneOf(env, 'OBJECT_STORE', ['fs'])
   const adminKey = env.COUNTERSIGN_ADMIN_KEY || undefined
   if (adminKey !== undefined && !adminKeyPattern.test(adminKey)) {
@@ -87,6 +92,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     databaseUrl,
     databasePool: wholeNumber(env, 'DATABASE_POOL', 8, 2, 100),
     keyWrapper,
+    kmsKeyId,
     keyPolicy: resolvePath(env.KEY_POLICY || join(import.meta.dirname, '../keys/policy.json')),
     objectStore,
     egressAllow,

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import pino from 'pino'
 import { checkDurability, openDatabase, StartupRefused } from './adapters/database.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
+import { KmsRefused, openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
@@ -15,6 +16,7 @@ import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
 import { LogForked } from './log/publication.ts'
 import { systemClock } from './ports/clock.ts'
+import type { KeyWrapper } from './ports/key-wrapper.ts'
 import { firstStartLock, Relay } from './relay.ts'
 import { parseApiKey } from './tenant/api-key.ts'
 import { findApiKey, listApiKeys } from './tenant/store.ts'
@@ -28,60 +30,19 @@ const drainMs = 10_000
 export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   const config = readConfig(env)
   const logger = pino({ level: config.logLevel })
-  await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
-  const ending: (() => Promise<unknown>)[] = [] // last opened, first closed
+  const ending: Ending = []
   let closing: Promise<void> | undefined
-  const close = (code: number, why: string): Promise<void> => {
+  const stop = (code: number, why: string): Promise<void> => {
     closing ??= drain(ending, code, why, logger)
     return closing
   }
   // From here on, so that a signal during start-up does not leave PostgreSQL behind.
-  process.on('SIGTERM', () => void close(0, 'SIGTERM'))
-  process.on('SIGINT', () => void close(0, 'SIGINT'))
+  process.on('SIGTERM', () => void stop(0, 'SIGTERM'))
+  process.on('SIGINT', () => void stop(0, 'SIGINT'))
 
   try {
-    const connection = config.databaseUrl
-      ? { connectionString: config.databaseUrl }
-      : await startPostgres(config, logger, ending, (error) => void close(1, error.message))
-    await migrate(connection, migrations)
-    const database = openDatabase({ connection, poolSize: config.databasePool, logger })
-    ending.push(() => database.close())
-    await checkDurability(database, logger)
-
-    const wrapper = await openLocalKeyWrapper(join(config.dataDir, 'wrapping-key'))
-    logger.warn({ keyWrapper: 'local' }, 'keys are wrapped by a file on this disk: not for production')
-    const policy = await readPolicy(config.keyPolicy)
-    if (policy.shortOverlapReason !== undefined) {
-      logger.warn({ overlapDays: policy.overlapDays, reason: policy.shortOverlapReason }, 'the key overlap is short')
-    }
-    const metrics = createMetrics()
-    const relay = await Relay.open(
-      {
-        database,
-        wrapper,
-        objectStore: new FsObjectStore(join(config.dataDir, 'objects')),
-        clock: systemClock,
-        random: Math.random,
-        logger,
-        observer: metrics.observer,
-        onBroken: (error) => {
-          logger.fatal({ err: error }, 'the log is broken; stopping')
-          void close(1, error.message)
-        },
-      },
-      { ...config, policy },
-    )
-    ending.push(() => relay.close())
-    metrics.watch({
-      queueDepth: () => relay.sequencer.depth,
-      deliveries: () => relay.worker.depth,
-      oldestPendingS: async () => {
-        const dueAt = await oldestPending(database)
-        return dueAt === undefined ? 0 : Math.max(0, (Date.now() - dueAt.getTime()) / 1000)
-      },
-    })
+    const { relay, database, metrics } = await openRelay(config, logger, ending, (error) => void stop(1, error.message))
     const madeKey = await ensureAdminKey(relay, database, config)
-
     const { maxPayloadBytes } = config
     const { observer, text } = metrics
     const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes })
@@ -90,21 +51,84 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     relay.start()
     const address = server.server.address()
     const port = typeof address === 'object' && address !== null ? address.port : config.port
-    if (config.egressAllow.length > 0)
-      logger.warn({ egressAllow: config.egressAllow }, 'deliveries may go to these ranges')
-    logger.info({ host: config.host, port, issuer: relay.issuer, origin: relay.origin }, 'listening')
+    const { host, egressAllow } = config
+    if (egressAllow.length > 0) logger.warn({ egressAllow }, 'deliveries may go to these ranges')
+    logger.info({ host, port, issuer: relay.issuer, origin: relay.origin }, 'listening')
     if (madeKey !== undefined)
-      process.stdout.write(welcome({ url: `http://${hostOf(config.host)}:${port}`, adminKey: madeKey }))
+      process.stdout.write(welcome({ url: `http://${hostOf(host)}:${port}`, adminKey: madeKey }))
   } catch (error) {
     if (closing === undefined) process.stderr.write(`countersign: ${explain(error, config)}\n`)
-    await close(1, 'start failed')
+    await stop(1, 'start failed')
+  }
+}
+
+/** How to close what was opened: last opened, first closed. */
+export type Ending = (() => Promise<unknown>)[]
+
+/** Opens the adapters that the configuration names and the relay on them; nothing listens or delivers yet. */
+export async function openRelay(config: Config, logger: pino.Logger, ending: Ending, onLost: (error: Error) => void) {
+  await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
+  const connection = config.databaseUrl
+    ? { connectionString: config.databaseUrl }
+    : await startPostgres(config, logger, ending, onLost)
+  await migrate(connection, migrations)
+  const database = openDatabase({ connection, poolSize: config.databasePool, logger })
+  ending.push(() => database.close())
+  await checkDurability(database, logger)
+
+  const wrapper = await openKeyWrapper(config.keyWrapper, config, logger)
+  const policy = await readPolicy(config.keyPolicy)
+  if (policy.shortOverlapReason !== undefined) {
+    logger.warn({ overlapDays: policy.overlapDays, reason: policy.shortOverlapReason }, 'the key overlap is short')
+  }
+  const metrics = createMetrics()
+  const adapters = {
+    database,
+    wrapper,
+    objectStore: new FsObjectStore(join(config.dataDir, 'objects')),
+    clock: systemClock,
+    random: Math.random,
+    logger,
+    observer: metrics.observer,
+    onBroken: (error: Error) => {
+      logger.fatal({ err: error }, 'the log is broken; stopping')
+      onLost(error)
+    },
+  }
+  const relay = await Relay.open(adapters, { ...config, policy })
+  ending.push(() => relay.close())
+  metrics.watch({
+    queueDepth: () => relay.sequencer.depth,
+    deliveries: () => relay.worker.depth,
+    unopenedKeys: () => relay.keyring.unopened,
+    oldestPendingS: async () => {
+      const dueAt = await oldestPending(database)
+      return dueAt === undefined ? 0 : Math.max(0, (Date.now() - dueAt.getTime()) / 1000)
+    },
+  })
+  return { relay, database, metrics }
+}
+
+/** The wrapper of this name. Rejects if it cannot be used: a relay without its keys must not start. */
+export async function openKeyWrapper(
+  name: Config['keyWrapper'],
+  config: Config,
+  logger: pino.Logger,
+): Promise<KeyWrapper> {
+  switch (name) {
+    case 'local':
+      logger.warn({ keyWrapper: name }, 'keys are wrapped by a file on this disk: not for production')
+      return openLocalKeyWrapper(join(config.dataDir, 'wrapping-key'))
+    case 'aws-kms':
+      if (config.kmsKeyId === undefined) throw new ConfigError('KEY_WRAPPER=aws-kms needs KMS_KEY_ID')
+      return openAwsKmsKeyWrapper({ keyId: config.kmsKeyId, logger })
   }
 }
 
 async function startPostgres(
   config: Config,
   logger: pino.Logger,
-  ending: (() => Promise<unknown>)[],
+  ending: Ending,
   onLost: (error: Error) => void,
 ): Promise<EmbeddedPostgres['connection']> {
   const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir, logger })
@@ -155,7 +179,8 @@ async function drain(
 
 /** One sentence for what an operator can mend; the whole story for what only we can. */
 function explain(error: unknown, config: Config): string {
-  const known = error instanceof ConfigError || error instanceof StartupRefused || error instanceof LogForked
+  const known =
+    error instanceof ConfigError || [StartupRefused, LogForked, KmsRefused].some((known) => error instanceof known)
   if (known || !(error instanceof Error)) return error instanceof Error ? error.message : String(error)
   if ('code' in error && error.code === 'EADDRINUSE') {
     return `port ${config.port} on ${config.host} is taken. Stop whoever listens there, or set PORT.`

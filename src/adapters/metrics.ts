@@ -5,6 +5,8 @@ import type { Observer } from '../ports/observer.ts'
 export interface Gauges {
   queueDepth(): number
   deliveries(): { queued: number; inFlight: number }
+  /** Keys on record that could not be unwrapped. */
+  unopenedKeys(): number
   /** Seconds that the oldest pending delivery is overdue; 0 if none is. */
   oldestPendingS(): Promise<number>
 }
@@ -74,6 +76,9 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
     gauge('deliveries_in_flight', 'Attempts in flight', () => gauges.deliveries().inFlight)
     gauge('oldest_pending_seconds', 'Seconds that the oldest pending delivery is overdue', () =>
       gauges.oldestPendingS(),
+    )
+    gauge('keys_unopened', 'Keys on record that could not be unwrapped; 0 while all is well', () =>
+      gauges.unopenedKeys(),
     )
     gauge('resident_memory_bytes', 'Resident memory of the relay', () => process.memoryUsage.rss())
   }

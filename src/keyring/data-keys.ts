@@ -56,9 +56,18 @@ export class DataKeys {
   }
 
   #context(tenantId: string): WrapContext {
-    return { app: 'countersign', deployment: this.#issuer, purpose: 'data-key', tenant: tenantId }
+    return dataKeyContext(this.#issuer, tenantId)
   }
 }
+
+/** What a data key is bound to while it is wrapped. */
+export const dataKeyContext = (issuer: string, tenantId: string): WrapContext => ({
+  app: 'countersign',
+  deployment: issuer,
+  purpose: 'data-key',
+  // KMS refuses an empty value.
+  tenant: tenantId || 'deployment',
+})
 
 const selectDataKey = `select wrapped, wrapping_key as "wrappingKey" from data_keys where tenant_id = $1`
 
@@ -71,3 +80,11 @@ export const recordDataKey = (
   { blob, wrappingKey }: WrappedKey,
   now: Date,
 ): Promise<unknown> => tx.query(insertDataKey, [tenantId, blob, wrappingKey, now])
+
+export const listDataKeys = (tx: Tx): Promise<{ tenantId: string; wrapped: Uint8Array; wrappingKey: string }[]> =>
+  tx.query(`select tenant_id as "tenantId", wrapped, wrapping_key as "wrappingKey" from data_keys order by tenant_id`)
+
+const moveDataKey = `update data_keys set wrapped = $2, wrapping_key = $3 where tenant_id = $1`
+
+export const rewrapDataKey = (tx: Tx, tenantId: string, { blob, wrappingKey }: WrappedKey): Promise<unknown> =>
+  tx.query(moveDataKey, [tenantId, blob, wrappingKey])

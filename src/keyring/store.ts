@@ -1,4 +1,5 @@
 import { type Tx, textArray } from '../ports/database.ts'
+import type { WrappedKey } from '../ports/key-wrapper.ts'
 import type { GeneratedKey } from './keyring.ts'
 
 export type KeyPurpose = 'payload' | 'log'
@@ -87,6 +88,11 @@ export const recordRevocation = (
   kid: string,
   revocation: { from: Date; reason: string; leafIndex: number },
 ): Promise<unknown> => tx.query(revoke, [kid, revocation.from, revocation.reason, revocation.leafIndex])
+
+const moveSeed = `update keys set wrapped_seed = $2, wrapping_key = $3 where kid = $1 and wrapped_seed is not null`
+
+export const recordWrapping = (tx: Tx, kid: string, { blob, wrappingKey }: WrappedKey): Promise<unknown> =>
+  tx.query(moveSeed, [kid, blob, wrappingKey])
 
 const reportAlive = `
   insert into processes (id, seen_at, kids) values ($1, $2, to_jsonb($3::text[]))

@@ -1,22 +1,26 @@
 import { RelayError } from '../errors.ts'
+import { dataKeyContext, listDataKeys, rewrapDataKey } from '../keyring/data-keys.ts'
 import { publicJwk } from '../keyring/jwk.ts'
-import { generateKey, type Keyring } from '../keyring/keyring.ts'
+import { generateKey, type Keyring, seedContext } from '../keyring/keyring.ts'
 import { dueSteps, lastActivated, nextKey, type Step } from '../keyring/lifecycle.ts'
 import type { KeyPolicy } from '../keyring/policy.ts'
 import {
   forgetProcess,
   type KeyPurpose,
   type KeyRecord,
+  type KeyRow,
   processesWithout,
   recordActivation,
   recordKey,
   recordProcess,
   recordRetirement,
   recordRevocation,
+  recordWrapping,
+  selectKeys,
 } from '../keyring/store.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
-import type { KeyWrapper } from '../ports/key-wrapper.ts'
+import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { Acts } from './acts.ts'
 import type { AuditEvent } from './statement.ts'
@@ -114,6 +118,33 @@ export class KeyRotation {
     return { successor }
   }
 
+  /**
+   * Wraps every private half and every data key anew under `to`, without changing any: to move from the local wrapper to
+   * a service, or from one wrapping key to another. To be done while no other process runs; start with the new wrapper
+   * afterwards. Each key is its own act, so it can be interrupted and done again. Resolves with how many were moved.
+   */
+  async rewrap(to: KeyWrapper): Promise<number> {
+    let moved = 0
+    for (const row of await this.#database.query<KeyRow>(selectKeys)) {
+      const { kid, purpose, serial, wrappedSeed } = row
+      if (wrappedSeed === null) continue
+      const context = seedContext(this.#issuer, purpose, serial)
+      const wrapped = await rewrapOne(this.#wrapper, to, { blob: wrappedSeed, wrappingKey: row.wrappingKey }, context)
+      if (wrapped === undefined) continue
+      const event = { ...aboutKey('key.rewrapped', row), wrapping_key: wrapped.wrappingKey }
+      await this.#acts.perform(event, (tx) => recordWrapping(tx, kid, wrapped))
+      moved += 1
+    }
+    for (const { tenantId, wrapped: blob, wrappingKey } of await listDataKeys(this.#database)) {
+      const wrapped = await rewrapOne(this.#wrapper, to, { blob, wrappingKey }, dataKeyContext(this.#issuer, tenantId))
+      if (wrapped === undefined) continue
+      const event = { kind: 'data_key.rewrapped', sub: tenantId, wrapping_key: wrapped.wrappingKey } as const
+      await this.#acts.perform(event, (tx) => rewrapDataKey(tx, tenantId, wrapped))
+      moved += 1
+    }
+    return moved
+  }
+
   /** This process does not hold up an activation any more. */
   async stop(): Promise<void> {
     await forgetProcess(this.#database, this.#process)
@@ -172,6 +203,31 @@ export class KeyRotation {
     const event: AuditEvent = { ...about, from: at.toISOString(), ...(predecessor !== undefined && { predecessor }) }
     await this.#acts.perform(event, (tx) => recordActivation(tx, key.purpose, key.kid, at))
     this.#logger.info({ kid: key.kid, purpose: key.purpose, from: at, predecessor }, 'key.activated')
+  }
+}
+
+/** The same key wrapped by `to`, read back once; undefined if `from` does not hold it, because it was moved before. */
+async function rewrapOne(
+  from: KeyWrapper,
+  to: KeyWrapper,
+  wrapped: WrappedKey,
+  context: WrapContext,
+): Promise<WrappedKey | undefined> {
+  const moved = await to.unwrap(wrapped, context).then(
+    (plain) => plain.fill(0).length > 0,
+    () => false,
+  )
+  if (moved) return undefined
+  const plain = await from.unwrap(wrapped, context)
+  try {
+    const anew = await to.wrap(plain, context)
+    const back = await to.unwrap(anew, context)
+    if (Buffer.compare(plain, back) !== 0)
+      throw new Error(`${anew.wrappingKey} gives back another key than it was given`)
+    back.fill(0)
+    return anew
+  } finally {
+    plain.fill(0)
   }
 }
 

@@ -16,10 +16,12 @@ export type Statement = Uint8Array & { readonly [exact]: 'statement' }
  */
 export type AuditEvent =
   | { kind: 'log.created'; sub: string; vkey: string }
-  | KeyEvent<'key.generated' | 'key.retired'>
+  | KeyEvent<'key.generated' | 'key.retired' | 'key.rewrapped'>
   /** Signs from `from` (RFC 3339) on; `predecessor` stops then. */
   | (KeyEvent<'key.activated'> & { from: string; predecessor?: string })
   | (KeyEvent<'key.revoked'> & { from: string; reason: string })
+  /** `sub` is the tenant whose data key it is; empty for the deployment's own. */
+  | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
   | { kind: 'source.created'; sub: string; tenant: string; actor: string }
   | { kind: 'endpoint.created' | 'endpoint.updated'; sub: string; tenant: string; actor: string; url_sha256: string }

@@ -24,9 +24,9 @@ export interface Round {
 }
 
 /** A new relay needs about a second to open: the second strike of a round falls before, into or after that. */
-const secondStrikeWithinMs = 1_200
+const secondStrikeWithinMs = 1_000
 
-/** Every target is dealt once before any is dealt again; every third round strikes twice. */
+/** Every target is dealt once before any is dealt again; every other round strikes twice. */
 export function planRounds(count: number, seed: number): Round[] {
   const random = mulberry32(seed)
   const between = (least: number, most: number) => least + Math.floor(random() * (most - least + 1))
@@ -43,7 +43,7 @@ export function planRounds(count: number, seed: number): Round[] {
   })
   return Array.from({ length: count }, (_, i) => {
     const underLoad = strike(50, 700)
-    return { number: i + 1, strikes: i % 3 === 2 ? [underLoad, strike(0, secondStrikeWithinMs)] : [underLoad] }
+    return { number: i + 1, strikes: i % 2 === 1 ? [underLoad, strike(0, secondStrikeWithinMs)] : [underLoad] }
   })
 }
 

@@ -218,8 +218,7 @@ describe('a statement that a known key did sign is still judged', () => {
   const key = { kid, publicKey: createPublicKey(privateKey), ...times }
   const good = { v: 1, iss: 'http://relay.test', iat: at('2026-02-01').getTime() / 1000, sub: 'msg_1' }
 
-  const judge = (statement: Uint8Array, revokedFrom?: Date) => {
-    const trusted = { ...key, revoked: revokedFrom && { from: revokedFrom, leafIndex: 5 } }
+  const judge = (statement: Uint8Array) => {
     const receipt = parsed(signedReceipt(statement, kid, privateKey))
     const findKey = (asked: string) => (asked === kid ? key : undefined)
     const verdict = verifyEvidence(

@@ -31,12 +31,18 @@ export interface KmsCall {
 
 export interface KmsSwitches {
   keyState: 'Enabled' | 'Disabled' | 'PendingDeletion'
-  /** Strikes the next `times` requests: an error by its AWS name, or a fault of the wire. */
-  fault: { readonly kind: keyof typeof namedErrors | WireFault; readonly times: number } | undefined
+  /** Strikes `times` requests, `after` so many have passed: an error by its AWS name, or a fault of the wire. */
+  fault: Fault | undefined
   /** The form of generated private keys: PKCS#8 version 1, or version 2, which holds the public key too. */
   privateKeyForm: 'v1' | 'v2'
   /** How the endpoint takes a wish for an Ed25519 key pair. */
   keyPairs: 'generated' | 'unsupported' | 'unknown spec' | 'error page'
+}
+
+interface Fault {
+  readonly kind: keyof typeof namedErrors | WireFault
+  readonly times: number
+  readonly after?: number
 }
 
 /** silent: never answers · stalled: never ends its answer · cut: ends the connection within its answer ·
@@ -168,10 +174,12 @@ function checkSigned({ authorization, 'x-amz-date': date }: IncomingHttpHeaders)
   if (!/^\d{8}T\d{6}Z$/.test(String(date))) throw new KmsError('IncompleteSignatureException', 'no X-Amz-Date')
 }
 
-function takeFault(switches: KmsSwitches): keyof typeof namedErrors | WireFault | undefined {
+function takeFault(switches: KmsSwitches): Fault['kind'] | undefined {
   const { fault } = switches
-  if (fault !== undefined) switches.fault = fault.times > 1 ? { ...fault, times: fault.times - 1 } : undefined
-  return fault?.kind
+  if (fault === undefined) return undefined
+  const { kind, times, after = 0 } = fault
+  switches.fault = after > 0 ? { kind, times, after: after - 1 } : times > 1 ? { kind, times: times - 1 } : undefined
+  return after > 0 ? undefined : kind
 }
 
 function send(response: ServerResponse, status: number, answer: object, fault: WireFault | undefined): void {
@@ -184,7 +192,8 @@ function send(response: ServerResponse, status: number, answer: object, fault: W
       response.writeHead(500, { 'content-type': 'text/html' }).end('<!doctype html><title>500</title>')
       return
     case 'garbled':
-      response.writeHead(status, headers).end(text.replace(/"}$/, '"')) // within sight of the last member's value
+      // The last value loses its first quote, so that a JSON parser quotes the value when it complains.
+      response.writeHead(status, headers).end(text.replace(/:"([^"]*"})$/, ':$1'))
       return
     case 'stalled':
     case 'cut':

@@ -1,0 +1,45 @@
+/** What must not compile: bytes that may be signed, hashed or forwarded have one maker each. `tsc --noEmit` runs this. */
+import type { Keyring } from '../../src/keyring/keyring.ts'
+import { jwsSigningInput, webhookSigningInput } from '../../src/keyring/signing-input.ts'
+import { type SignedStatement, type Statement, signStatement, state } from '../../src/log/statement.ts'
+import { type CanonicalPayload, canonicalizePayload, canonicalJson } from '../../src/message/canonical.ts'
+
+declare const keyring: Keyring
+declare const payload: CanonicalPayload
+declare const statement: Statement
+declare const bytes: Uint8Array
+
+export function signsSigningInputsOnly(): void {
+  keyring.sign(webhookSigningInput('msg_1', 0, payload))
+  keyring.sign(jwsSigningInput('eyJ', 'eyJ'))
+  // @ts-expect-error raw bytes have no prefix that says what is signed
+  keyring.sign(bytes)
+  // @ts-expect-error neither has a payload
+  keyring.sign(payload)
+  // @ts-expect-error nor a statement: it is signed as a JWS, with its header
+  keyring.sign(statement)
+}
+
+export function statesStatementsOnly(): void {
+  const signed: SignedStatement = signStatement(
+    keyring,
+    state('iss', { kind: 'log.created', sub: '', vkey: '' }, new Date()),
+  )
+  signStatement(keyring, signed.statement)
+  // @ts-expect-error a payload says nothing that we vouch for
+  signStatement(keyring, payload)
+  // @ts-expect-error raw bytes neither
+  signStatement(keyring, bytes)
+  // @ts-expect-error canonical JSON has no salt, issuer or time, unless state() made it
+  signStatement(keyring, canonicalJson({ kind: 'log.created' }))
+}
+
+export function makesPayloadsInOnePlace(): CanonicalPayload[] {
+  // @ts-expect-error raw bytes may be JSON in any spelling
+  const raw: CanonicalPayload = bytes
+  // @ts-expect-error canonical bytes of ours are no payload that somebody posted
+  const ours: CanonicalPayload = canonicalJson({})
+  // @ts-expect-error a statement is canonical, and no payload either
+  const stated: CanonicalPayload = statement
+  return [raw, ours, stated, canonicalizePayload({})]
+}
