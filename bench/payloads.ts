@@ -52,7 +52,8 @@ function orderOf(bytes: number): Buffer {
         note,
       }),
     )
-  do lines.push(line(lines.length))
-  while (order('').length + 150 < bytes)
+  for (let left = bytes - order('').length; left > 200; left -= JSON.stringify(lines.at(-1)).length + 4) {
+    lines.push(line(lines.length))
+  }
   return order('n'.repeat(Math.max(0, bytes - order('').length)))
 }

@@ -341,7 +341,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const ids = new IdMaker()
   const directory = new Directory(database, clock)
-  const acts = new Acts(sequencer, clock, issuer)
+  const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })

@@ -44,8 +44,11 @@ export async function openAwsKmsKeyWrapper(options: AwsKmsOptions): Promise<KeyW
 
 const selfTest: WrapContext = { app: 'countersign', purpose: 'self-test' }
 
-/** A blob is what KMS calls a ciphertext blob. What comes back in plain form is erased by us or by the caller, save for
- *  the base64 text that the SDK parsed it from, which is left to the garbage collector. */
+/**
+ * A blob is what KMS calls a ciphertext blob, a context its encryption context, which may hold no empty value. What
+ * comes back in plain form is erased by us or by the caller, save for the base64 text that the SDK parsed it from,
+ * which is left to the garbage collector.
+ */
 class AwsKmsKeyWrapper implements KeyWrapper {
   readonly #call: Call
   readonly #keyId: string
@@ -63,7 +66,7 @@ class AwsKmsKeyWrapper implements KeyWrapper {
     if (plain.length < 1 || plain.length > maxPlainBytes) {
       throw new RangeError(`KMS wraps 1 to ${maxPlainBytes} bytes, not ${plain.length}`)
     }
-    const input = { KeyId: this.#keyId, Plaintext: plain, EncryptionContext: encodeContext(context) }
+    const input = { KeyId: this.#keyId, Plaintext: plain, EncryptionContext: context }
     const { CiphertextBlob, KeyId } = await this.#call((kms, within) => kms.encrypt(input, within))
     return { blob: present(CiphertextBlob), wrappingKey: present(KeyId) }
   }
@@ -73,13 +76,13 @@ class AwsKmsKeyWrapper implements KeyWrapper {
       throw new KmsRefused('kms_wrong_key', `wrapped under ${wrappingKey}, but KMS_KEY_ID is ${this.#keyId}`)
     }
     // Without KeyId, KMS would take whatever key the blob names, in any account that lets us.
-    const input = { KeyId: this.#keyId, CiphertextBlob: blob, EncryptionContext: encodeContext(context) }
+    const input = { KeyId: this.#keyId, CiphertextBlob: blob, EncryptionContext: context }
     const { Plaintext } = await this.#call((kms, within) => kms.decrypt(input, within))
     return present(Plaintext)
   }
 
   async generateDataKey(context: WrapContext): Promise<{ plain: Uint8Array; wrapped: WrappedKey }> {
-    const input = { KeyId: this.#keyId, KeySpec: 'AES_256', EncryptionContext: encodeContext(context) } as const
+    const input = { KeyId: this.#keyId, KeySpec: 'AES_256', EncryptionContext: context } as const
     const answer = await this.#call((kms, within) => kms.generateDataKey(input, within))
     const wrapped = { blob: present(answer.CiphertextBlob), wrappingKey: present(answer.KeyId) }
     return { plain: present(answer.Plaintext), wrapped }
@@ -89,7 +92,7 @@ class AwsKmsKeyWrapper implements KeyWrapper {
    *  the endpoint generates no Ed25519 key pairs. Which of the two is found out once. */
   async generateSigningKey(context: WrapContext): Promise<{ publicKey: Uint8Array; wrapped: WrappedKey }> {
     if (!this.#generatesKeyPairs) return this.#wrapSeedMadeHere(context)
-    const spec = { KeyPairSpec: 'ECC_NIST_EDWARDS25519', EncryptionContext: encodeContext(context) } as const
+    const spec = { KeyPairSpec: 'ECC_NIST_EDWARDS25519', EncryptionContext: context } as const
     const input = { KeyId: this.#keyId, ...spec }
     const answer = await this.#call((kms, within) => kms.generateDataKeyPairWithoutPlaintext(input, within)).catch(
       (error: unknown) => {
@@ -125,13 +128,6 @@ class AwsKmsKeyWrapper implements KeyWrapper {
 }
 
 const maxPlainBytes = 4096
-
-/** KMS takes no empty value, so `''` is sent as `=`, and one more `=` before a value that starts with one keeps any two
- *  contexts apart. The other values stay readable in CloudTrail, and the key policy matches on them. */
-const encodeContext = (context: WrapContext): Record<string, string> =>
-  Object.fromEntries(
-    Object.entries(context).map(([name, value]) => [name, value === '' || value.startsWith('=') ? `=${value}` : value]),
-  )
 
 /** A multi-Region key is one key with an ARN in each Region, so a relay that moved reads what it wrapped before. */
 const withoutRegion = (arn: string): string => arn.replace(/^(arn:[^:]+:kms:)[^:]+(:\d+:key\/mrk-)/, '$1*$2')

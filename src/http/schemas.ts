@@ -81,7 +81,7 @@ export const ApiKeyMade = Type.Object({
 export const Page = Type.Object(
   {
     after: Type.Optional(Type.String({ maxLength: 64, description: '`next` of the page before.' })),
-    limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+    limit: Type.Optional(Type.String({ pattern: '^([1-9][0-9]{0,2}|1000)$', description: '1 to 1000, default 100.' })),
   },
   { additionalProperties: false },
 )

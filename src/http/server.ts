@@ -49,7 +49,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     forceCloseConnections: 'idle',
     return503OnClosing: false, // what still comes on an open connection is served: the relay closes after the server
     exposeHeadRoutes: true,
-    ajv: { customOptions: { removeAdditional: false, coerceTypes: true, useDefaults: true } },
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false } },
     frameworkErrors: (error, request, reply) => refuse(error, request, reply.headers(securityHeaders)), // before any hook
     clientErrorHandler: connectionRefuser(observer),
   })

@@ -176,10 +176,11 @@ const describe = (summary: string, schema: object) => ({ schema: { summary, tags
 
 /** Pages by id. One row more than asked for is read, to know whether there is a next page. */
 async function page<Row extends { id: string }, Shown extends { id: string }>(
-  { after = '', limit = 100 }: Static<typeof Page>,
+  { after = '', limit: most = '100' }: Static<typeof Page>,
   list: (after: string, limit: number) => Promise<Row[]>,
   show: (row: Row) => Shown,
 ): Promise<{ data: Shown[]; next?: string }> {
+  const limit = Number(most)
   const rows = await list(after, limit + 1)
   const data = rows.slice(0, limit).map(show)
   const last = data.at(-1)

@@ -23,16 +23,20 @@ export class Acts {
   readonly #sequencer: Sequencer
   readonly #clock: Clock
   readonly #issuer: string
+  readonly #onPerformed: () => void
 
-  constructor(sequencer: Sequencer, clock: Clock, issuer: string) {
+  /** `onPerformed` is told of each act once it is committed: what this process remembers may be out of date. */
+  constructor(sequencer: Sequencer, clock: Clock, issuer: string, onPerformed: () => void) {
     this.#sequencer = sequencer
     this.#clock = clock
     this.#issuer = issuer
+    this.#onPerformed = onPerformed
   }
 
   async perform(event: AuditEvent, change: Change): Promise<void> {
     const tenantId = 'tenant' in event ? event.tenant : undefined
     const statement = state(this.#issuer, event, this.#clock.now())
     await this.#sequencer.append({ tenantId, statement, effects: [bind(changes, change)] })
+    this.#onPerformed()
   }
 }

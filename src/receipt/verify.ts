@@ -132,7 +132,7 @@ function verifyReceipt(
       : bytes === undefined || signature?.length !== 64
         ? 'the payload or the signature is not canonical base64url'
         : undefined
-  note('format', malformed, 'a receipt by its form')
+  if (!note('format', malformed, 'a receipt by its form')) return
   if (kid === undefined || bytes === undefined || signature === undefined) return
 
   // The log speaks of the statement's bytes, so it is asked whatever the signature is worth.

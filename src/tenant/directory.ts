@@ -12,8 +12,8 @@ const mostRemembered = 100_000
 /**
  * What the hot path needs to know about tenants, from memory. `log.configuration` counts every administrative change in
  * the transaction of the change; whoever sees a higher count reads again what changed. So an API key revoked by any
- * process stops working everywhere within {@link freshMs}, and a batch, which sees the count under the lock of the
- * head, owes each message to exactly the endpoints that exist at that moment.
+ * process stops working there at once and everywhere within {@link freshMs}; and a batch, which sees the count under the
+ * lock of the head, owes each message to exactly the endpoints that exist at that moment.
  */
 export class Directory {
   readonly #database: Database
@@ -21,6 +21,7 @@ export class Directory {
   #configuration = 0
   #checkedAtMs = 0
   #checking: Promise<void> | undefined
+  #expiries = 0
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
@@ -28,6 +29,13 @@ export class Directory {
   constructor(database: Database, clock: Clock) {
     this.#database = database
     this.#clock = clock
+  }
+
+  /** This process changed the configuration: the next question asks again, and a check under way counts for nothing. */
+  expire(): void {
+    this.#expiries++
+    this.#checkedAtMs = 0
+    this.#checking = undefined
   }
 
   /** An API key that is not revoked. */
@@ -84,8 +92,9 @@ export class Directory {
 
   async #check(): Promise<void> {
     const startedAtMs = this.#clock.now().getTime()
+    const expiries = this.#expiries
     await this.#catchUp(this.#database, await configurationNow(this.#database))
-    this.#checkedAtMs = startedAtMs
+    if (expiries === this.#expiries) this.#checkedAtMs = startedAtMs
   }
 
   async #catchUp(tx: Tx, configuration: number): Promise<void> {

@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AwsKmsOptions, openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
-import { DataKeys } from '../../src/keyring/data-keys.ts'
-import { generateKey } from '../../src/keyring/keyring.ts'
+import { DataKeys, dataKeyContext } from '../../src/keyring/data-keys.ts'
+import { generateKey, seedContext } from '../../src/keyring/keyring.ts'
 import { type KmsCall, type KmsServer, startKmsServer } from '../support/kms-server.ts'
 import { deadUrl } from '../support/receiver.ts'
 import { keyWrapperContract } from './key-wrapper.ts'
@@ -266,6 +266,7 @@ describe('keys/kms-policy.json', () => {
   const signer = 'arn:aws:iam::111122223333:role/countersign-signer'
   const administrator = 'arn:aws:iam::111122223333:role/countersign-key-administrator'
   const deployment = 'https://relay.example.com'
+  const generatedAt = new Date(0)
   const mayGenerate = { rotation: true, signer: false }
   const mayDecrypt = { rotation: false, signer: true }
   const whoMay = (call: KmsCall) => ({ rotation: allows(policy, rotation, call), signer: allows(policy, signer, call) })
@@ -276,13 +277,12 @@ describe('keys/kms-policy.json', () => {
     server.calls.length = 0
     const keys = new DataKeys(wrapper, deployment)
     for (const tenantId of ['', 'ten_1']) {
-      const context = { app: 'countersign', deployment, purpose: 'data-key', tenant: tenantId }
-      const plain = await wrapper.unwrap(await keys.generate(tenantId), context)
-      await wrapper.wrap(plain, context) // as when it is re-wrapped
+      const context = dataKeyContext(deployment, tenantId)
+      await wrapper.wrap(await wrapper.unwrap(await keys.generate(tenantId), context), context) // it is re-wrapped
     }
     for (const purpose of ['payload', 'log'] as const) {
-      const { record, wrapped } = await generateKey(wrapper, purpose, deployment, new Date(0))
-      const context = { app: 'countersign', deployment, purpose: `ed25519-${purpose}`, serial: record.serial }
+      const { record, wrapped } = await generateKey(wrapper, purpose, deployment, { generatedAt, activatedAt: null })
+      const context = seedContext(deployment, purpose, record.serial)
       await wrapper.wrap(await wrapper.unwrap(wrapped, context), context)
     }
     return [...server.calls]

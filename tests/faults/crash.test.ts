@@ -122,7 +122,7 @@ describe('twenty rounds of kill -9 under load', () => {
   }
 
   it.each(Object.entries(lies))('would be seen to fail by %s', (_name, [promise, lie]) => {
-    expect(judge(lie(result.evidence)).map((violation) => violation.promise)).toContain(promise)
+    expect(judge(lie(result.evidence), [promise])).not.toEqual([])
   })
 })
 

@@ -25,7 +25,7 @@ export class RelayProcess {
   readonly #dataDir: string
   readonly #ledger: Ledger
   #child!: ChildProcess
-  #listening!: PromiseWithResolvers<string>
+  #listening = Promise.withResolvers<string>()
   #opening = true
   #stopping = false
 
@@ -100,8 +100,8 @@ export class RelayProcess {
   }
 
   #start(): void {
+    if (!this.#opening) this.#listening = Promise.withResolvers() // else whoever waits for the one before waits for this
     this.#opening = true
-    this.#listening = Promise.withResolvers()
     const child = spawn(process.execPath, [main], { env: this.#environment(), stdio: ['ignore', 'pipe', 'pipe'] })
     this.#child = child
     for (const stream of [child.stdout, child.stderr])

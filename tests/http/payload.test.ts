@@ -102,7 +102,7 @@ describe.runIf(vectorsPresent)('the JSON parsing test suite, posted', () => {
   })
 })
 
-test('one text’s escaped member names do not change another’s, as JSON.parse lets them (nodejs/node#63785)', async () => {
+test('one text’s escaped names do not change another’s, as JSON.parse lets them (nodejs/node#63785)', async () => {
   const receiver = await Receiver.start()
   try {
     const other = await relay.makeTenant('Other')

@@ -1,6 +1,6 @@
 /**
- * Who may do what, as one table, walked twice: by each role in its own tenant, and by strangers in somebody else's. To a
- * stranger, what exists and what never existed answer alike, down to the headers.
+ * Who may do what, as one table, walked twice: by each role in its own tenant, and by strangers in somebody else's. To
+ * a stranger, what exists and what never existed answer alike, down to the headers.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Receiver } from '../support/receiver.ts'
@@ -48,7 +48,7 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'endpoint' | 'key' | 'message' | 'path', string>
+type Names = Record<'tenant' | 'source' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
@@ -58,6 +58,8 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
   'POST /v1/sources/{source}/messages': () => ({ posted: true }),
   'POST /v1/verify': () => ({ receipt: {} }),
+  'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
+  'POST /v1/keys/{kid}/revoke': () => ({ reason: 'lost', from: relay.clock.now().toISOString() }),
 }
 
 interface Furnished extends TestTenant {
@@ -135,7 +137,7 @@ test('no answer to a stranger holds an id, a name, a URL or a word of the payloa
   const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
   const deliveries = body.data.map(({ id }) => id)
   expect(deliveries).toHaveLength(1)
-  const { path: _, ...ids } = acme.names
+  const { path: _, kid: __, ...ids } = acme.names
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
     for (const route of routes) {
@@ -222,11 +224,17 @@ async function furnish(name: string): Promise<Furnished> {
   const revoked = await makeKey(tenant.id, { name: `${name} leaver`, role: 'tenant' })
   await relay.call('DELETE', `/v1/tenants/${tenant.id}/api-keys/${revoked.id}`)
   const names = { tenant: tenant.id, source: tenant.source, endpoint, key: made.id, message: body.message }
-  return { ...tenant, names: { ...names, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+  const kid = await publishedKid()
+  return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
 }
 
 const makeKey = (tenant: string, wish: object) =>
   relay.make<{ id: string; key: string }>(`/v1/tenants/${tenant}/api-keys`, wish)
+
+async function publishedKid(): Promise<string> {
+  const { body } = await relay.call<{ keys: { kid: string }[] }>('GET', '/.well-known/jwks.json', { key: null })
+  return body.keys.at(-1)?.kid ?? ''
+}
 
 /** The tenant's names, with an endpoint or a key that may be lost. */
 async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
@@ -234,12 +242,13 @@ async function freshNames({ id, names }: Furnished, path: string): Promise<Names
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, { url: receiver.url })
     return { ...names, endpoint }
   }
+  if (path.includes('{kid}')) return { ...names, kid: await publishedKid() }
   if (path.includes('{key}')) return { ...names, key: (await makeKey(id, { name: 'spare', role: 'export' })).id }
   return names
 }
 
 const prefixes: Record<string, string> = { tenant: 'ten', source: 'src', endpoint: 'ep', key: 'key', message: 'msg' }
-const neverMade = (name: string): string => `${prefixes[name]}_${'7'.repeat(26)}`
+const neverMade = (name: string): string => `${prefixes[name] ?? name}_${'7'.repeat(26)}`
 
 /** A path or a body that could carry another tenant's thing into one's own. */
 const namesMoreThanItsTenant = ({ name }: { name: string }): boolean =>

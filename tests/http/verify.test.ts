@@ -1,6 +1,6 @@
 /**
- * Lies about receipts, each of which must fail at the check that is named for it. Verification is asked in two ways: the
- * route, and {@link verifyEvidence} with nothing but what the relay publishes, as a stranger would.
+ * Lies about receipts, each of which must fail at the check that is named for it. Verification is asked in two ways:
+ * the route, and {@link verifyEvidence} with nothing but what the relay publishes, as a stranger would.
  */
 import { createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import fc from 'fast-check'

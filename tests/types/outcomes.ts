@@ -1,4 +1,4 @@
-/** What must not compile: facts of another kind, and codes that the table does not have. `tsc --noEmit` runs this. */
+/** What must not compile: facts of another kind, and codes that the table does not have. `tsc` is what runs this. */
 import { RelayError } from '../../src/errors.ts'
 import { state } from '../../src/log/statement.ts'
 import type { Id } from '../../src/message/id.ts'

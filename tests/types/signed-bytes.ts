@@ -1,23 +1,24 @@
-/** What must not compile: bytes that may be signed, hashed or forwarded have one maker each. `tsc --noEmit` runs this. */
-import type { Keyring } from '../../src/keyring/keyring.ts'
+/** What must not compile: bytes that may be signed, hashed or forwarded have one maker each. `tsc` is what runs this. */
+import { type Keyring, type SigningKey, signWith } from '../../src/keyring/keyring.ts'
 import { jwsSigningInput, webhookSigningInput } from '../../src/keyring/signing-input.ts'
 import { type SignedStatement, type Statement, signStatement, state } from '../../src/log/statement.ts'
 import { type CanonicalPayload, canonicalizePayload, canonicalJson } from '../../src/message/canonical.ts'
 
 declare const keyring: Keyring
+declare const key: SigningKey
 declare const payload: CanonicalPayload
 declare const statement: Statement
 declare const bytes: Uint8Array
 
 export function signsSigningInputsOnly(): void {
-  keyring.sign(webhookSigningInput('msg_1', 0, payload))
-  keyring.sign(jwsSigningInput('eyJ', 'eyJ'))
+  signWith(key, webhookSigningInput('msg_1', 0, payload))
+  signWith(key, jwsSigningInput('eyJ', 'eyJ'))
   // @ts-expect-error raw bytes have no prefix that says what is signed
-  keyring.sign(bytes)
+  signWith(key, bytes)
   // @ts-expect-error neither has a payload
-  keyring.sign(payload)
+  signWith(key, payload)
   // @ts-expect-error nor a statement: it is signed as a JWS, with its header
-  keyring.sign(statement)
+  signWith(key, statement)
 }
 
 export function statesStatementsOnly(): void {
