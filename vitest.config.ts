@@ -5,12 +5,19 @@ const report = process.env.VITEST_JSON
 
 export default defineConfig({
   test: {
-    include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/support/global-setup.ts'],
     reporters: report ? ['default', ['json', { outputFile: report }]] : ['default'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // Two cores: more workers than that only make PostgreSQL and the relays fight for them.
     maxWorkers: 2,
+    projects: [
+      { extends: true, test: { name: 'relay', include: ['tests/**/*.test.ts'] } },
+      // The same relay with its keys under AWS KMS instead of a file.
+      {
+        extends: true,
+        test: { name: 'aws-kms', include: ['tests/{flow,http}/*.test.ts'], env: { TEST_KEY_WRAPPER: 'aws-kms' } },
+      },
+    ],
   },
 })

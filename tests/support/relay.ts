@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { expect } from 'vitest'
+import { openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from '../../src/adapters/key-wrapper-local.ts'
 import { createMetrics } from '../../src/adapters/metrics.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
@@ -14,10 +15,12 @@ import { decodeBundle, tilePath } from '../../src/log/tile.ts'
 import { sha256 } from '../../src/message/digest.ts'
 import type { Clock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
+import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
 import type { Receipt } from '../../src/receipt/receipt.ts'
 import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
+import { type KmsServer, startKmsServer } from './kms-server.ts'
 
 /** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
 export class TestClock implements Clock {
@@ -28,6 +31,20 @@ export class TestClock implements Clock {
   advance(ms: number): void {
     this.#ms += ms
   }
+}
+
+/** Every test of a relay also runs with its keys under a service: vitest.config.ts has a project for that. */
+export const keyWrapper = process.env.TEST_KEY_WRAPPER === 'aws-kms' ? 'aws-kms' : 'local'
+
+let kms: Promise<KmsServer> | undefined
+
+/** The wrapper under test: a key file in the folder, or the AWS adapter against a server that speaks the protocol. */
+async function openWrapper(folder: string): Promise<KeyWrapper> {
+  if (keyWrapper === 'local') return openLocalKeyWrapper(join(folder, 'wrapping-key'))
+  kms ??= startKmsServer()
+  const { keyId, environment } = await kms
+  Object.assign(process.env, environment)
+  return openAwsKmsKeyWrapper({ keyId, logger: silentLogger })
 }
 
 export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
@@ -84,7 +101,7 @@ export class TestRelay {
     this.relay = await Relay.open(
       {
         database,
-        wrapper: await openLocalKeyWrapper(join(folder, 'wrapping-key')),
+        wrapper: await openWrapper(folder),
         objectStore: new FsObjectStore(join(folder, 'objects')),
         clock,
         random: () => 0.5,
