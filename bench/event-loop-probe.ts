@@ -17,4 +17,5 @@ process.on('message', (question) => {
   if (question === 'reset') delay.reset()
   else process.send?.({ p99Ms: lateMs(delay.percentile(99)), maxMs: lateMs(delay.max) } satisfies Stalls)
 })
+process.once('disconnect', () => process.kill(process.pid, 'SIGTERM')) // the bench was killed: drain and end
 process.channel?.unref() // the probe must not keep a relay alive that wants to end

@@ -77,13 +77,18 @@ export function summarize({ runs }: Report): Map<string, Map<FigureName, Spread>
     const spreads = new Map<FigureName, Spread>()
     for (const figure of figureNames) {
       const values = runs.flatMap((run) => run[name]?.[figure] ?? []).sort((a, b) => a - b)
-      const median = values[Math.floor(values.length / 2)]
-      if (median !== undefined)
-        spreads.set(figure, { median, least: values[0] ?? median, most: values.at(-1) ?? median })
+      const [least, most] = [values[0], values.at(-1)]
+      if (least !== undefined && most !== undefined) spreads.set(figure, { median: medianOf(values), least, most })
     }
     if (spreads.size > 0) summary.set(name, spreads)
   }
   return summary
+}
+
+/** Of sorted values; between the two in the middle where there is no one. */
+function medianOf(sorted: readonly number[]): number {
+  const middle = (sorted.length - 1) / 2
+  return ((sorted[Math.floor(middle)] ?? 0) + (sorted[Math.ceil(middle)] ?? 0)) / 2
 }
 
 /** For a terminal. */

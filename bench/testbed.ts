@@ -47,7 +47,12 @@ export class Testbed {
     const folder = await mkdtemp(join(tmpdir(), 'countersign-bench-'))
     const logger = pino({ level: 'warn' }, pino.destination(2))
     const postgres = await startEmbeddedPostgres({ dataDir: folder, logger, settings })
-    return new Testbed(folder, postgres)
+    const testbed = new Testbed(folder, postgres)
+    // PostgreSQL runs in a session of its own, which Ctrl-C does not reach: it would be left behind.
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.once(signal, () => void testbed.close().finally(() => process.exit(1)))
+    }
+    return testbed
   }
 
   /** Runs one scenario and ends everything it started. */
@@ -55,8 +60,12 @@ export class Testbed {
     try {
       return await scenario()
     } finally {
-      for (const end of this.#ending.splice(0).reverse()) await end()
+      await this.#endAll()
     }
+  }
+
+  async #endAll(): Promise<void> {
+    for (const end of this.#ending.splice(0).reverse()) await end()
   }
 
   async createDatabase(): Promise<FreshDatabase> {
@@ -105,6 +114,7 @@ export class Testbed {
   }
 
   async close(): Promise<void> {
+    await this.#endAll()
     await this.postgres.stop()
     await rm(this.folder, { recursive: true, force: true })
   }

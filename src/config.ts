@@ -1,5 +1,8 @@
 import { homedir } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
+import { parseCidr } from './delivery/guard.ts'
+import { defaultScheduleMs, parseSchedule } from './delivery/schedule.ts'
+import { OperatorError } from './errors.ts'
 
 /**
  * What a deployment can set, read once from the environment. This page is the manual: each member names its variable,
@@ -33,8 +36,8 @@ export interface Config {
   egressAllow: string[]
   /** `COUNTERSIGN_ADMIN_KEY`: the first admin key. Absent: one is made at first start and printed once. */
   adminKey: string | undefined
-  /** `RETRY_SCHEDULE`: delays between attempts, e.g. `5s,5m,30m,2h,5h,10h,14h,20h,24h` (the default). */
-  retrySchedule: string | undefined
+  /** `RETRY_SCHEDULE`: delays between attempts, e.g. `5s,5m,30m,2h,5h,10h,14h,20h,24h` (the default). Milliseconds here. */
+  retrySchedule: readonly number[]
   /** `MAX_PAYLOAD_BYTES`, default 1 MiB (1048576); at most 16 MiB. */
   maxPayloadBytes: number
   /** `MAX_QUEUE`: statements waiting to be sequenced beyond which posts are answered 503, default 5000. */
@@ -48,8 +51,8 @@ export interface Config {
   logLevel: string
 }
 
-/** The variables of ours. Others that start with `COUNTERSIGN_` are refused as misspelt. */
-export class ConfigError extends Error {
+/** A variable that cannot be understood. The message names it. */
+export class ConfigError extends OperatorError {
   override readonly name = 'ConfigError'
 }
 
@@ -81,6 +84,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     .split(',')
     .map((cidr) => cidr.trim())
     .filter(Boolean)
+  understood('EGRESS_ALLOW', () => egressAllow.map(parseCidr))
   if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
     egressAllow.push('127.0.0.0/8', '::1/128')
   }
@@ -97,12 +101,24 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     objectStore,
     egressAllow,
     adminKey,
-    retrySchedule: env.RETRY_SCHEDULE || undefined,
+    retrySchedule: env.RETRY_SCHEDULE
+      ? understood('RETRY_SCHEDULE', () => parseSchedule(env.RETRY_SCHEDULE ?? ''))
+      : defaultScheduleMs,
     maxPayloadBytes: wholeNumber(env, 'MAX_PAYLOAD_BYTES', 1_048_576, 1, 16_777_216),
     maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
+  }
+}
+
+/** A parser's own sentence, with the variable it is about. */
+function understood<T>(name: string, parse: () => T): T {
+  try {
+    return parse()
+  } catch (error) {
+    if (error instanceof RangeError) throw new ConfigError(`${name}: ${error.message}`)
+    throw error
   }
 }
 

@@ -62,6 +62,11 @@ export interface ErrorDetails {
   retryAfterS?: number
 }
 
+/** What an operator can mend, at start or by command: the message is the whole story, so it is shown without a trace. */
+export class OperatorError extends Error {
+  override readonly name: string = 'OperatorError'
+}
+
 /** A refusal from the table. Thrown where the reason is known, turned into problem+json once, at the edge. */
 export class RelayError extends Error {
   readonly code: ErrorCode

@@ -2,9 +2,9 @@ import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
-import { checkDurability, openDatabase, StartupRefused } from './adapters/database.ts'
+import { checkDurability, openDatabase } from './adapters/database.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
-import { KmsRefused, openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
+import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
@@ -12,9 +12,9 @@ import { FsObjectStore } from './adapters/object-store-fs.ts'
 import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
+import { OperatorError } from './errors.ts'
 import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
-import { LogForked } from './log/publication.ts'
 import { systemClock } from './ports/clock.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
 import { firstStartLock, Relay } from './relay.ts'
@@ -179,9 +179,8 @@ async function drain(
 
 /** One sentence for what an operator can mend; the whole story for what only we can. */
 function explain(error: unknown, config: Config): string {
-  const known =
-    error instanceof ConfigError || [StartupRefused, LogForked, KmsRefused].some((known) => error instanceof known)
-  if (known || !(error instanceof Error)) return error instanceof Error ? error.message : String(error)
+  if (error instanceof OperatorError) return error.message
+  if (!(error instanceof Error)) return String(error)
   if ('code' in error && error.code === 'EADDRINUSE') {
     return `port ${config.port} on ${config.host} is taken. Stop whoever listens there, or set PORT.`
   }

@@ -3,10 +3,9 @@ import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
-import { defaultScheduleMs, parseSchedule } from './delivery/schedule.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
-import { RelayError } from './errors.ts'
+import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
 import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
 import { jwsHeader } from './keyring/jws.ts'
@@ -348,7 +347,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
     client: new OutboundClient({ guard, clock }),
-    schedule: options.retrySchedule === undefined ? defaultScheduleMs : parseSchedule(options.retrySchedule),
+    schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
@@ -371,7 +370,7 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
     const known = (await findHead(tx))?.issuer
     const issuer = known ?? publicUrl ?? `http://localhost:${port}`
     if (publicUrl !== undefined && publicUrl !== issuer) {
-      throw new Error(
+      throw new OperatorError(
         `PUBLIC_URL is ${publicUrl}, but this log was created as ${issuer}. Every receipt and checkpoint names it, so it ` +
           `cannot change: start with PUBLIC_URL=${issuer}, or with a new database for a new log (${originOf(publicUrl)}).`,
       )

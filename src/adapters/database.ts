@@ -9,6 +9,7 @@
 
 import pg from 'pg'
 import type { BaseLogger } from 'pino'
+import { OperatorError } from '../errors.ts'
 import {
   type ArrayParam,
   CommitUnknown,
@@ -232,7 +233,7 @@ export async function openSession(connection: Connection, name = applicationName
 }
 
 /** What keeps the relay from starting, for the operator to read. `code` is what tests and scripts match on. */
-export class StartupRefused extends Error {
+export class StartupRefused extends OperatorError {
   override readonly name = 'StartupRefused'
   readonly code: StartupRefusal
 

@@ -1,5 +1,6 @@
 import { createPublicKey, generateKeyPairSync, timingSafeEqual } from 'node:crypto'
 import { KMS, type KMSClientConfig, type KMSServiceException } from '@aws-sdk/client-kms'
+import { OperatorError } from '../errors.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
 
@@ -268,7 +269,7 @@ const refusals = {
 export type KmsRefusal = keyof typeof refusals
 
 /** KMS did not do what it was asked. The message is the sentence of the table, and then what was refused. */
-export class KmsRefused extends Error {
+export class KmsRefused extends OperatorError {
   override readonly name = 'KmsRefused'
   readonly code: KmsRefusal
 

@@ -9,6 +9,7 @@ import {
 } from 'node:crypto'
 import { type FileHandle, link, mkdir, open, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { OperatorError } from '../errors.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import { syncFolder } from './sync-folder.ts'
 
@@ -105,9 +106,12 @@ async function findKey(path: string): Promise<Uint8Array | undefined> {
   try {
     const { mode, size } = await file.stat()
     if ((mode & 0o077) !== 0) {
-      throw new Error(`${path} holds the wrapping key, but others may read it (mode ${octal(mode)}). Set it to 0600.`)
+      throw new OperatorError(
+        `${path} holds the wrapping key, but others may read it (mode ${octal(mode)}). Set it to 0600.`,
+      )
     }
-    if (size !== keyBytes) throw new Error(`${path} must hold a wrapping key of ${keyBytes} bytes, and has ${size}.`)
+    if (size !== keyBytes)
+      throw new OperatorError(`${path} must hold a wrapping key of ${keyBytes} bytes, and has ${size}.`)
     return await file.readFile()
   } finally {
     await file.close()

@@ -200,7 +200,7 @@ const interfaceAddresses = (): string[] =>
 type Address = ipaddr.IPv4 | ipaddr.IPv6
 type Cidr = readonly [network: Address, bits: number]
 
-function parseCidr(text: string): Cidr {
+export function parseCidr(text: string): Cidr {
   const address = text.slice(0, Math.max(0, text.lastIndexOf('/')))
   if (isIP(address) === 0 || !ipaddr.isValidCIDR(text)) {
     throw new RangeError(`${JSON.stringify(text)} is not a CIDR such as 10.0.0.0/8 or fd00::/8`)

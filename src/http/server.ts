@@ -47,7 +47,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     connectionTimeout: 60_000,
     keepAliveTimeout: 72_000, // longer than a load balancer's 60 s, so that it closes first
     forceCloseConnections: 'idle',
-    return503OnClosing: false, // what still comes on an open connection is served: the relay closes after the server
+    return503OnClosing: false, // our own hook answers with a problem
     exposeHeadRoutes: true,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false } },
     frameworkErrors: (error, request, reply) => refuse(error, request, reply.headers(securityHeaders)), // before any hook
@@ -62,8 +62,19 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     throw new RelayError('method_not_allowed')
   })
 
+  // While draining, what is in flight is finished and nothing new begins: a vendor that keeps posting on its open
+  // connection must be told to go, or it would keep us from stopping.
+  let closing = false
+  app.addHook('preClose', async () => {
+    closing = true
+  })
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    if (closing) reply.header('connection', 'close')
+    done()
+  })
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(securityHeaders)
+    if (closing) throw new RelayError('shutting_down', { retryAfterS: 1 })
     const encoding = request.headers['content-encoding']
     if (encoding !== undefined && encoding !== 'identity') throw new RelayError('media_type_unsupported')
   })

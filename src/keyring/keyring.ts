@@ -1,4 +1,5 @@
 import { type KeyObject, randomBytes, sign, verify } from 'node:crypto'
+import { OperatorError } from '../errors.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
@@ -162,17 +163,17 @@ async function unwrapSigningKey(
   const context = seedContext(issuer, record.purpose, record.serial)
   const plain = await wrapper.unwrap({ blob, wrappingKey: record.wrappingKey }, context).catch((cause: unknown) => {
     const why = cause instanceof Error ? cause.message : String(cause)
-    throw new Error(`${name} cannot be unwrapped with ${record.wrappingKey}: ${why}. ${remedy}`, { cause })
+    throw new OperatorError(`${name} cannot be unwrapped with ${record.wrappingKey}: ${why}. ${remedy}`, { cause })
   })
   try {
     const key = importPrivateKey(plain)
     // The context binds a serial, not the public key, which is unknown when KMS generates one: so compare that here.
     if (Buffer.compare(rawPublicKey(key), record.publicKey) !== 0) {
-      throw new Error(`${name} unwraps to another key: its row was altered. ${remedy}`)
+      throw new OperatorError(`${name} unwraps to another key: its row was altered. ${remedy}`)
     }
     const trial = Buffer.from('eyJ countersign self-test')
     if (!verify(null, trial, importPublicKey(record.publicKey), sign(null, trial, key))) {
-      throw new Error(`${name} fails its self-test. ${remedy}`)
+      throw new OperatorError(`${name} fails its self-test. ${remedy}`)
     }
     return key
   } finally {

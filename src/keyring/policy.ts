@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises'
-import { RelayError } from '../errors.ts'
+import { OperatorError, RelayError } from '../errors.ts'
 import { type JsonObject, type JsonValue, parseJson } from '../message/json.ts'
 
 /** How long each part of a key's life lasts (keys/policy.json). */
@@ -58,7 +58,7 @@ export async function readPolicy(path: string): Promise<KeyPolicy> {
   try {
     return parsePolicy(bytes)
   } catch (error) {
-    throw new Error(`the key policy ${path} ${error instanceof Error ? error.message : String(error)}`, {
+    throw new OperatorError(`the key policy ${path} ${error instanceof Error ? error.message : String(error)}`, {
       cause: error,
     })
   }

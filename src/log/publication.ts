@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import { OperatorError } from '../errors.ts'
 import type { Tx } from '../ports/database.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { ObjectStore } from '../ports/object-store.ts'
@@ -9,7 +10,7 @@ import type { HeadRow } from './store.ts'
 const latest = 'checkpoints/latest'
 
 /** The log in the database is not the one that was published. Starting would fork it. */
-export class LogForked extends Error {
+export class LogForked extends OperatorError {
   override readonly name = 'LogForked'
 }
 

@@ -53,7 +53,7 @@ describe('a post', () => {
   it('waits for a socket beyond the bound, and is not sent once its deadline has passed', async () => {
     const held: (() => void)[] = []
     const { url, sockets, requests } = await receiver((_, response) => held.push(() => response.end()))
-    const patient = client({ connectionsPerOrigin: 1, timeoutMs: 200 })
+    const patient = client({ connectionsPerOrigin: 1, timeoutMs: 1500 })
     const outcomes = await Promise.all([patient.post(url, {}, body), patient.post(url, {}, body)])
     expect(outcomes).toMatchObject([
       { kind: 'unreachable', reason: 'timeout' },

@@ -76,7 +76,8 @@ export async function drill(
     const seconds = (performance.now() - startedAt) / 1000
     return { violations, evidence, seconds, kept: broken || dataDir !== undefined ? folder : undefined }
   } catch (cause) {
-    throw new Error(`the drill got stuck; everything is kept in ${folder}`, { cause })
+    const { said = 'nothing, it runs' } = factsOf(ledger.facts, 'exited').at(-1) ?? {}
+    throw new Error(`the drill got stuck; everything is kept in ${folder}; the relay's last words: ${said}`, { cause })
   } finally {
     await relay.stop()
     await receiver.stop()

@@ -116,7 +116,7 @@ describe('twenty rounds of kill -9 under load', () => {
       'the relay never gives up by itself',
       (evidence) => ({
         ...evidence,
-        facts: [...evidence.facts, { kind: 'exited', exitCode: 1, opening: false, round: 1, afterMs: 0 }],
+        facts: [...evidence.facts, { kind: 'exited', exitCode: 1, said: '', opening: false, round: 1, afterMs: 0 }],
       }),
     ],
   }

@@ -20,8 +20,8 @@ export type Fact =
     }
   /** A strike, and how many processes died of it; `opening` if no relay was listening then. */
   | { readonly kind: 'struck'; readonly target: string; readonly killed: number; readonly opening: boolean }
-  /** The relay ended without being killed. */
-  | { readonly kind: 'exited'; readonly exitCode: number | null; readonly opening: boolean }
+  /** The relay ended without being killed, with its last words. */
+  | { readonly kind: 'exited'; readonly exitCode: number | null; readonly said: string; readonly opening: boolean }
 
 export type FactOf<Kind extends Fact['kind']> = Extract<Fact, { kind: Kind }> & {
   readonly round: number

@@ -161,8 +161,8 @@ function* nothingElse({ log, messages, firstLeaf }: Evidence): Findings {
 
 /** A relay may end itself while it opens, if its database is killed then: its supervisor starts another. */
 function* neverGivesUp({ facts }: Evidence): Findings {
-  for (const { round, exitCode, opening } of factsOf(facts, 'exited')) {
-    if (!opening) yield [round, `the relay exited with ${exitCode} without being killed`]
+  for (const { round, exitCode, said, opening } of factsOf(facts, 'exited')) {
+    if (!opening) yield [round, `the relay exited with ${exitCode} without being killed: ${said}`]
   }
   for (const { round, post, status, code } of factsOf(facts, 'refused')) {
     if (status !== 503) yield [round, `post ${post} was answered ${status} ${code}`]

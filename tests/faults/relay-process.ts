@@ -1,10 +1,11 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { appendFileSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import type { Ledger } from './ledger.ts'
 import type { Strike } from './strikes.ts'
 
@@ -27,6 +28,7 @@ export class RelayProcess {
   #child!: ChildProcess
   #listening = Promise.withResolvers<string>()
   #opening = true
+  #lastWords = ''
   #stopping = false
 
   constructor(dataDir: string, ledger: Ledger) {
@@ -62,7 +64,9 @@ export class RelayProcess {
   }
 
   async strike({ target, gapMs, pick }: Strike): Promise<void> {
-    const { postmaster, backends } = this.#findPostgres()
+    // Not waited for synchronously: vendors would pause meanwhile, and the strike would find everybody idle.
+    const { stdout } = await promisify(execFile)('ps', listProcesses)
+    const { postmaster, backends } = findPostgres(stdout, this.#dataDir)
     const opening = this.#opening || this.#child.killed
     const backend = backends[Math.floor(pick * backends.length)]
     let killed = 0
@@ -102,16 +106,18 @@ export class RelayProcess {
   #start(): void {
     if (!this.#opening) this.#listening = Promise.withResolvers() // else whoever waits for the one before waits for this
     this.#opening = true
+    this.#lastWords = ''
     const child = spawn(process.execPath, [main], { env: this.#environment(), stdio: ['ignore', 'pipe', 'pipe'] })
     this.#child = child
     for (const stream of [child.stdout, child.stderr])
       createInterface(stream).on('line', (line) => this.#read(child, line))
-    child.once('exit', (exitCode, signal) => {
-      if (signal !== 'SIGKILL' && !this.#stopping)
-        this.#ledger.note({ kind: 'exited', exitCode, opening: this.#opening })
-      if (this.#ledger.round === 0) return this.#listening.reject(new Error(`the relay does not start: ${exitCode}`))
-      // As a supervisor does: also a relay that gave up, because its database was killed while it opened.
-      if (!this.#stopping) this.#start()
+    child.once('close', (exitCode, signal) => {
+      if (this.#stopping) return
+      const facts = { exitCode, said: this.#lastWords, opening: this.#opening }
+      if (signal !== 'SIGKILL') this.#ledger.note({ kind: 'exited', ...facts })
+      // As a supervisor does, also for a relay that gave up because its database was killed while it opened.
+      if (this.#ledger.round > 0) this.#start()
+      else this.#listening.reject(new Error(`the relay does not start: ${this.#lastWords}`))
     })
   }
 
@@ -129,24 +135,11 @@ export class RelayProcess {
 
   #read(child: ChildProcess, line: string): void {
     appendFileSync(join(this.#dataDir, 'drill-relay.log'), `${line}\n`)
+    if (!line.startsWith('{')) this.#lastWords = line // not a line of the logger's
     const port = /"port":(\d+).*"msg":"listening"/.exec(line)?.[1]
     if (port === undefined || child !== this.#child) return
     this.#opening = false
     this.#listening.resolve(`http://127.0.0.1:${port}`)
-  }
-
-  /** The server on our data folder and its children. A backend's title has neither the program's name nor the folder. */
-  #findPostgres(): { postmaster: number | undefined; backends: number[] } {
-    const lines = execFileSync('ps', ['-A', '-ww', '-o', 'pid=,ppid=,command='], { encoding: 'utf8' }).split('\n')
-    const processes = lines.flatMap((line) => {
-      const [, pid, parent, command = ''] = /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line) ?? []
-      return pid === undefined ? [] : [{ pid: Number(pid), parent: Number(parent), command }]
-    })
-    const servers = processes.filter(({ command }) => command.includes(` -D ${this.#dataDir}/postgres `))
-    // A child that was forked a moment ago has no title of its own yet.
-    const postmaster = servers.find(({ parent }) => !servers.some(({ pid }) => pid === parent))?.pid
-    const backends = processes.filter(({ parent }) => parent === postmaster).map(({ pid }) => pid)
-    return { postmaster, backends }
   }
 
   #killRelay(): number {
@@ -157,8 +150,24 @@ export class RelayProcess {
   /** Should the drill itself end early: nobody else would ever find these. */
   readonly #killAll = (): void => {
     this.#killRelay()
-    kill(this.#findPostgres().postmaster)
+    kill(findPostgres(execFileSync('ps', listProcesses, { encoding: 'utf8' }), this.#dataDir).postmaster)
   }
+}
+
+const listProcesses = ['-A', '-ww', '-o', 'pid=,ppid=,command=']
+
+/** The server on a data folder, and its backends: those in the middle of a COMMIT if there are any, else all. */
+function findPostgres(list: string, dataDir: string): { postmaster: number | undefined; backends: number[] } {
+  const processes = list.split('\n').flatMap((line) => {
+    const [, pid, parent, command = ''] = /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line) ?? []
+    return pid === undefined ? [] : [{ pid: Number(pid), parent: Number(parent), command }]
+  })
+  const servers = processes.filter(({ command }) => command.includes(` -D ${dataDir}/postgres `))
+  // A child that was forked a moment ago has no title of its own yet.
+  const postmaster = servers.find(({ parent }) => !servers.some(({ pid }) => pid === parent))?.pid
+  const children = processes.filter(({ parent }) => parent === postmaster)
+  const committing = children.filter(({ command }) => command.endsWith(' COMMIT'))
+  return { postmaster, backends: (committing.length > 0 ? committing : children).map(({ pid }) => pid) }
 }
 
 /** How many it killed: one, or none if it was dead before. */

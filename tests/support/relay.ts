@@ -8,6 +8,7 @@ import { openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from '../../src/adapters/key-wrapper-local.ts'
 import { createMetrics } from '../../src/adapters/metrics.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
+import { defaultScheduleMs } from '../../src/delivery/schedule.ts'
 import { buildServer } from '../../src/http/server.ts'
 import { openCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
@@ -110,7 +111,7 @@ export class TestRelay {
         onBroken: () => {},
       },
       {
-        ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: undefined },
+        ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: defaultScheduleMs },
         ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pollMs: 20, keyTickMs: 0 },
         policy: { rotateEveryDays: 91, publishBeforeUseDays: 30, overlapDays: 90, shortOverlapReason: undefined },
         ...this.#options,

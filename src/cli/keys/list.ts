@@ -24,8 +24,8 @@ export async function listKeys(options: {
 
 const tell = (signature: HistorySignature): string =>
   signature.kind === 'holds'
-    ? `✓ signed — by the active payload key ${shorten(signature.kid)} of ${signature.issuer}; the signed copy says the same\n`
-    : `✗ signed — ${signature.why}\n`
+    ? `Signed by the active payload key ${shorten(signature.kid)} of ${signature.issuer}; the signed copy says the same.\n`
+    : `NOT SIGNED as a relay signs it: ${signature.why}.\n`
 
 /** The policy as a relay started here would read it. No route tells that of the relay asked. */
 async function policyHere(): Promise<KeyPolicy> {

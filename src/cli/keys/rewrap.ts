@@ -72,9 +72,9 @@ async function refuseBesideOthers(database: Database, now: Date): Promise<void> 
 /** As KeyRotation believes a process to be alive. */
 const aliveMs = 60_000
 
-/** The command speaks for itself; of what it stands on, only what goes wrong is news. */
-const tell = (_facts: object | string, what?: string): void => void process.stderr.write(`countersign: ${what}\n`)
+/** The command speaks for itself; of what it stands on, only what goes wrong is news. Of pino's logger this is all that
+ *  is called between opening a relay and closing it. */
+const tell = (_facts: object | string, what = ''): void => void process.stderr.write(`countersign: ${what}\n`)
 const silent = (): void => {}
-const logger = { debug: silent, info: silent, warn: silent, error: tell, fatal: tell } as Parameters<
-  typeof openRelay
->[1]
+const quiet = { debug: silent, info: silent, warn: silent, error: tell, fatal: tell }
+const logger = quiet as unknown as Parameters<typeof openRelay>[1]

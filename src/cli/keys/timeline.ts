@@ -22,7 +22,7 @@ export function drawTimeline(keys: readonly HistoryKey[], policy: KeyPolicy, now
     `From now on as the policy plans: rotate every ${policy.rotateEveryDays} days, publish ${policy.publishBeforeUseDays} before, overlap ${policy.overlapDays}.`,
     ...(older > 0 ? [`${older} older ${older === 1 ? 'key is' : 'keys are'} not shown: --json has every key.`] : []),
     '',
-    `${''.padEnd(labelWidth)}${['published', 'signs from', 'signs until', 'verifies until'].map(column).join('')}`,
+    `${''.padEnd(labelWidth)}${['published', 'signs from', 'signs until', 'verifies until'].map(column).join('')}`.trimEnd(),
     ...shown.flatMap(times),
     `${''.padEnd(labelWidth)}UTC; ~ planned`,
     '',
@@ -69,7 +69,7 @@ function livesOf(
   const standing = keys.filter((key) => key.retiringAt === undefined && key.revokedAt === undefined)
   const last = standing.findLast((key) => key.activatedAt !== undefined)
   const next = standing.find((key) => key.activatedAt === undefined)
-  const due = (last?.activatedAt ?? now).getTime() + rotateMs
+  const due = last?.activatedAt === undefined ? now.getTime() : last.activatedAt.getTime() + rotateMs
   const published = next?.generatedAt.getTime() ?? Math.max(now.getTime(), due - publishMs)
   const rotation = Math.max(due, published + publishMs)
 
@@ -82,6 +82,7 @@ function livesOf(
       policy,
     )
   })
+  if (standing.length === 0) return lives // nothing that a next one would follow
   for (let from = rotation + (next === undefined ? 0 : rotateMs); from - publishMs < horizon; from += rotateMs) {
     const moments = {
       published: planned(from - publishMs),
@@ -124,7 +125,9 @@ function cellsAround(now: Date): Cell[] {
 /** The years, the months, and where we are. */
 function calendar(cells: readonly Cell[], now: Date, glyphs: Glyphs): string[] {
   const starts = cells.filter((_, index) => index % cellsPerMonth === 0).map(({ start }) => new Date(start))
-  const years = starts.map((at, index) => (index === 0 || at.getUTCMonth() === 0 ? String(at.getUTCFullYear()) : ''))
+  // A December at the left edge has no room for its year beside the next.
+  const isNamed = (at: Date, index: number): boolean => at.getUTCMonth() === 0 || (index === 0 && at.getUTCMonth() < 11)
+  const years = starts.map((at, index) => (isNamed(at, index) ? String(at.getUTCFullYear()) : ''))
   const names = starts.map((at) => monthNames.slice(at.getUTCMonth() * 3, at.getUTCMonth() * 3 + 3))
   const line = (words: string[]): string => words.map((word) => word.padEnd(cellsPerMonth)).join('')
   const before = cells.filter(({ end }) => end <= now.getTime()).length

@@ -1,0 +1,178 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { createTestDatabase } from './support/database.ts'
+
+let folder: string
+const running: ChildProcess[] = []
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'countersign-main-'))
+})
+
+afterEach(async () => {
+  for (const child of running.splice(0)) {
+    if (child.exitCode !== null || child.signalCode !== null) continue
+    child.kill('SIGTERM')
+    await once(child, 'exit')
+  }
+  await rm(folder, { recursive: true, force: true })
+})
+
+const adminKey = `cs_mainadmin_${'B'.repeat(40)}`
+
+test('the first start prints an admin key once, and a signal to the whole group drains relay and PostgreSQL', async () => {
+  const first = start({})
+  const { url } = await first.listening()
+  await first.said(/Your admin key, shown this once: {3}(cs_\S+)/)
+  const key = /shown this once: +(cs_\S+)/.exec(first.output())?.[1] ?? ''
+  const created = await post(`${url}/v1/tenants`, key, { name: 'Acme', tier: 'standard' })
+  expect(created.status).toBe(201)
+
+  // What Ctrl-C in a terminal does: everyone in the process group gets SIGINT, PostgreSQL must not be among them.
+  process.kill(-(first.child.pid ?? 0), 'SIGINT')
+  expect(await first.ended()).toBe(0)
+  expect(first.output()).toContain('"msg":"stopped"')
+  expect(existsSync(join(folder, 'postgres', 'postmaster.pid'))).toBe(false)
+
+  const second = start({})
+  const again = await second.listening()
+  expect(second.output()).not.toContain('shown this once')
+  expect((await fetch(`${again.url}/v1/tenants`, { headers: { authorization: `Bearer ${key}` } })).status).toBe(200)
+})
+
+test('a stop under load answers every post, with a receipt or a refusal, and keeps what it receipted', async () => {
+  const relay = start({ COUNTERSIGN_ADMIN_KEY: adminKey })
+  const { url } = await relay.listening()
+  const { id: tenant } = await made(url, '/v1/tenants', { name: 'Acme', tier: 'standard' })
+  const { id: source } = await made(url, `/v1/tenants/${tenant}/sources`, { name: 'orders' })
+  const { key } = await made(url, `/v1/tenants/${tenant}/api-keys`, { name: 'v', role: 'ingest', source })
+  const accepted: string[] = []
+  const refusals = new Set<number | undefined>()
+  let stopping = false
+  const vendor = async (): Promise<void> => {
+    for (let n = 0; ; n++) {
+      const answer = await post(`${url}/v1/sources/${source}/messages`, key, { n }).catch(() => undefined)
+      if (answer?.status === 202) accepted.push(((await answer.json()) as { message: string }).message)
+      else if (stopping) return void refusals.add(answer?.status) // refused, or nobody listens any more
+      if (accepted.length === 100) {
+        stopping = true
+        relay.child.kill('SIGTERM')
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: 8 }, vendor))
+  for (const status of refusals) expect([503, undefined]).toContain(status)
+  expect(await relay.ended()).toBe(0)
+
+  const next = start({ COUNTERSIGN_ADMIN_KEY: adminKey })
+  const after = await next.listening()
+  for (const message of accepted) {
+    const response = await fetch(`${after.url}/v1/messages/${message}`, {
+      headers: { authorization: `Bearer ${adminKey}` },
+    })
+    expect(response.status).toBe(200)
+  }
+})
+
+test('a second relay on the same data folder is refused in one sentence, and the first goes on', async () => {
+  const first = start({})
+  const { url } = await first.listening()
+  const second = start({})
+  expect(await second.ended()).toBe(1)
+  expect(second.errors()).toMatch(/^countersign: .*another relay/i)
+  expect(second.errors().trim().split('\n')).toHaveLength(1)
+  expect((await fetch(`${url}/readyz`)).status).toBe(200)
+})
+
+test('a port that is taken is said in one sentence, and PostgreSQL is stopped again', async () => {
+  const squatter = createServer().listen(0, '127.0.0.1')
+  await once(squatter, 'listening')
+  const { port } = squatter.address() as AddressInfo
+  const relay = start({ PORT: String(port) })
+  expect(await relay.ended()).toBe(1)
+  expect(relay.errors()).toContain(`port ${port} on 127.0.0.1 is taken`)
+  expect(existsSync(join(folder, 'postgres', 'postmaster.pid'))).toBe(false)
+  squatter.close()
+})
+
+test.each([
+  ['PORT', '80800'],
+  ['KEY_WRAPPER', 'gcp-kms'],
+  ['COUNTERSIGN_ADMIN_KEY', 'hunter2'],
+  ['COUNTERSIGN_ADMINKEY', 'x'],
+  ['DATABASE_URL', 'mysql://x'],
+  ['PUBLIC_URL', 'relay.example.com'],
+  ['EGRESS_ALLOW', '10.0.0.0/99'],
+  ['RETRY_SCHEDULE', '5 seconds'],
+])('%s=%s is refused at start by name', async (name, value) => {
+  const relay = start({ [name]: value })
+  expect(await relay.ended()).toBe(1)
+  expect(relay.errors()).toContain(name)
+  expect(relay.errors()).not.toContain('    at ')
+  expect(relay.errors()).not.toContain('hunter2')
+})
+
+test('DATABASE_URL runs the relay on a server of somebody else', async () => {
+  const external = await createTestDatabase()
+  const relay = start({ DATABASE_URL: external.url, COUNTERSIGN_ADMIN_KEY: adminKey })
+  const { url } = await relay.listening()
+  expect((await post(`${url}/v1/tenants`, adminKey, { name: 'Acme', tier: 'standard' })).status).toBe(201)
+  expect(existsSync(join(folder, 'postgres'))).toBe(false)
+  relay.child.kill('SIGTERM')
+  expect(await relay.ended()).toBe(0)
+  await external.drop()
+})
+
+/** `node src/main.ts` in a process group of its own, with nothing of this environment that configures it. */
+function start(env: Record<string, string>) {
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../src/main.ts')], {
+    env: { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '', DATA_DIR: folder, PORT: '0', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  })
+  running.push(child)
+  let [output, errors] = ['', '']
+  child.stdout.on('data', (chunk) => {
+    output += chunk
+  })
+  child.stderr.on('data', (chunk) => {
+    errors += chunk
+  })
+  const exit = once(child, 'exit')
+  const said = async (pattern: RegExp): Promise<RegExpExecArray> => {
+    for (;;) {
+      const match = pattern.exec(output)
+      if (match !== null) return match
+      if (child.exitCode !== null) throw new Error(`it ended without saying ${pattern}: ${errors}`)
+      await Promise.race([once(child.stdout, 'data'), exit])
+    }
+  }
+  return {
+    child,
+    said,
+    output: () => output,
+    errors: () => errors,
+    listening: async () => ({ url: `http://127.0.0.1:${(await said(/"port":(\d+),.*"msg":"listening"/))[1]}` }),
+    ended: async (): Promise<number | null> => (await exit)[0] as number | null,
+  }
+}
+
+const post = (url: string, key: string, body: unknown): Promise<Response> =>
+  fetch(url, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+
+async function made(url: string, path: string, body: unknown): Promise<Record<'id' | 'key', string>> {
+  const answer = await post(url + path, adminKey, body)
+  expect(answer.status).toBe(201)
+  return (await answer.json()) as Record<'id' | 'key', string>
+}
