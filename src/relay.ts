@@ -35,7 +35,7 @@ import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { Logger } from './ports/logger.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
-import { issueReceipt } from './receipt/issue.ts'
+import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
 import {
   type CheckpointOpener,
@@ -151,6 +151,7 @@ export class Relay {
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
     const signed = signStatement(this.keyring, state(this.issuer, acceptanceOf(message), now))
+    const draft = draftReceipt(message.id, signed, this.#trust)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const place = await this.sequencer.append({
@@ -161,7 +162,7 @@ export class Relay {
     })
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
-    return { receipt: issueReceipt(message.id, signed, place, this.#trust), repeated: false }
+    return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
   }
 
   /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
@@ -184,7 +185,7 @@ export class Relay {
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
     const { head, proof } = await proveNow(database, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
-    return issueReceipt(message.id, { statement, kid, signature }, place, this.#trust)
+    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.#trust), place, this.#trust)
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
@@ -352,7 +353,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
-  const openCheckpoint = rememberLatest((note) => trustLog(trustedLog())(note))
+  const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
   const process = ids.make('key', clock.now()).slice('key_'.length)
@@ -408,11 +409,16 @@ function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: Checkpoi
   return { issuer, keys, findKey: trusted, openCheckpoint }
 }
 
-/** All receipts of a batch carry one checkpoint: its signature is verified once for all of them. */
-function rememberLatest(open: CheckpointOpener): CheckpointOpener {
-  let latest: { note: string; checkpoint: ReturnType<CheckpointOpener> } | undefined
+/** All receipts of a batch carry one checkpoint, and those asked about are mostly recent: verify each signature once. */
+function remember(open: CheckpointOpener): CheckpointOpener {
+  const most = 1000
+  const opened = new Map<string, ReturnType<CheckpointOpener>>()
   return (note) => {
-    if (latest?.note !== note) latest = { note, checkpoint: open(note) }
-    return latest.checkpoint
+    const known = opened.get(note)
+    if (known !== undefined) return known
+    const checkpoint = open(note)
+    if (opened.size >= most) for (const oldest of opened.keys()) if (opened.delete(oldest)) break
+    opened.set(note, checkpoint)
+    return checkpoint
   }
 }

@@ -12,10 +12,8 @@ export interface NewDelivery {
 }
 
 const insertRows = `
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, state, next_attempt_at, claim)
-  select id, tenant_id, message_id, endpoint_id, 'pending', next_attempt_at, claim
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
-      as owed (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)`
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])`
 
 export const insertDeliveries = (tx: Tx, rows: readonly NewDelivery[]): Promise<unknown> =>
   tx.query(insertRows, [
@@ -38,7 +36,7 @@ export interface DueDelivery {
 const claimRows = `
   update deliveries set next_attempt_at = $2, claim = $3      -- the lease: an abandoned claim
    where id in (select id from deliveries                     -- falls due again by itself
-                 where state = 'pending' and next_attempt_at <= $1 and endpoint_id <> all($5::text[])
+                 where next_attempt_at <= $1 and endpoint_id <> all($5::text[])
                  order by next_attempt_at limit $4 for update skip locked)
   returning id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId",
             jsonb_array_length(attempts) as attempts`
@@ -54,41 +52,57 @@ export interface RecordedAttempt {
   id: string
   claimant: string
   record: AttemptRecord
-  state: 'pending' | 'delivered'
-  /** Null once delivered. */
+  /** When it falls due again; null once delivered. */
   nextAttemptAt: Date | null
 }
 
-// The number fences: whoever's lease ran out meanwhile must not undo what the next claimant recorded.
-const recordRows = `
+/** Records attempts: what was delivered is settled, the rest falls due again. */
+export async function recordAttempts(tx: Tx, rows: readonly RecordedAttempt[]): Promise<void> {
+  const delivered = rows.filter((row) => row.nextAttemptAt === null)
+  const failed = rows.filter((row) => row.nextAttemptAt !== null)
+  if (delivered.length > 0) await tx.query(settleDelivered, attemptColumns(delivered))
+  if (failed.length > 0) {
+    await tx.query(recordFailed, [...attemptColumns(failed), timestamptzArray(failed.map((row) => row.nextAttemptAt))])
+  }
+}
+
+const attemptColumns = (rows: readonly RecordedAttempt[]) => [
+  textArray(rows.map((row) => row.id)),
+  textArray(rows.map((row) => row.claimant)),
+  int8Array(rows.map((row) => row.record.number - 1)),
+  textArray(rows.map((row) => JSON.stringify(row.record))),
+]
+
+// In both, the claim and the number fence: whoever's lease ran out meanwhile must not undo what the next claimant did.
+const settleDelivered = `
+  with delivered as (
+    delete from deliveries d
+     using unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) as done (id, claim, attempts, record)
+     where d.id = done.id and d.claim = done.claim and jsonb_array_length(d.attempts) = done.attempts
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.attempts || done.record::jsonb)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
+  select *, 'delivered' from delivered`
+
+const recordFailed = `
   update deliveries d
-     set state = done.state, next_attempt_at = done.next_attempt_at, claim = null,
-         attempts = d.attempts || done.record::jsonb
-    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
-      as done (id, claim, state, next_attempt_at, record, attempts)
-   where d.id = done.id and d.claim = done.claim and d.state = 'pending'
-     and jsonb_array_length(d.attempts) = done.attempts`
+     set next_attempt_at = done.next_attempt_at, claim = null, attempts = d.attempts || done.record::jsonb
+    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[])
+      as done (id, claim, attempts, record, next_attempt_at)
+   where d.id = done.id and d.claim = done.claim and jsonb_array_length(d.attempts) = done.attempts`
 
-export const recordAttempts = (tx: Tx, rows: readonly RecordedAttempt[]): Promise<unknown> =>
-  tx.query(recordRows, [
-    textArray(rows.map((row) => row.id)),
-    textArray(rows.map((row) => row.claimant)),
-    textArray(rows.map((row) => row.state)),
-    timestamptzArray(rows.map((row) => row.nextAttemptAt)),
-    textArray(rows.map((row) => JSON.stringify(row.record))),
-    int8Array(rows.map((row) => row.record.number - 1)),
-  ])
-
-const abandonRows = `
-  update deliveries set state = 'abandoned', next_attempt_at = null, claim = null
-   where id = any($1::text[]) and state = 'pending'`
+const settleAbandoned = `
+  with abandoned as (
+    delete from deliveries where id = any($1::text[])
+    returning id, tenant_id, message_id, endpoint_id, attempts)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
+  select *, 'abandoned' from abandoned`
 
 export const abandonDeliveries = (tx: Tx, ids: readonly string[]): Promise<unknown> =>
-  tx.query(abandonRows, [textArray(ids)])
+  tx.query(settleAbandoned, [textArray(ids)])
 
 const releaseRows = `
   update deliveries set next_attempt_at = $3, claim = null
-   where id = any($1::text[]) and claim = $2 and state = 'pending'`
+   where id = any($1::text[]) and claim = $2`
 
 /** Gives claims back, due at once. */
 export const releaseDeliveries = (tx: Tx, ids: readonly string[], claimant: string, now: Date): Promise<unknown> =>
@@ -103,8 +117,12 @@ export interface DeliveryRow {
 }
 
 const selectDeliveries = `
-  select id, endpoint_id as "endpointId", state, next_attempt_at as "nextAttemptAt", attempts
+  select id, endpoint_id as "endpointId", 'pending' as state, next_attempt_at as "nextAttemptAt", attempts
     from deliveries
+   where message_id = $1
+   union all
+  select id, endpoint_id, state, null, attempts
+    from settled_deliveries
    where message_id = $1
    order by id`
 
@@ -112,7 +130,7 @@ export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> 
   tx.query(selectDeliveries, [messageId])
 
 const selectOldest = `
-  select next_attempt_at as "dueAt" from deliveries where state = 'pending' order by next_attempt_at limit 1`
+  select next_attempt_at as "dueAt" from deliveries order by next_attempt_at limit 1`
 
 /** When the delivery that is due first falls due: in the past by how far the workers lag. */
 export async function oldestPending(tx: Tx): Promise<Date | undefined> {

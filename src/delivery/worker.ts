@@ -242,7 +242,6 @@ export class DeliveryWorker {
       bind(recordedAttempts, {
         id: delivery.id,
         claimant: this.#claimant,
-        state: outcome.kind === 'delivered' ? 'delivered' : 'pending',
         // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
         nextAttemptAt: outcome.kind === 'delivered' ? null : (next ?? delivery.leaseEndsAt),
         record: { number, at: at.toISOString(), ...facts },
@@ -307,7 +306,6 @@ type Attempted = Omit<AttemptRecord, 'leaf_index'>
 const recordedAttempts: Effect<{
   id: string
   claimant: string
-  state: 'pending' | 'delivered'
   nextAttemptAt: Date | null
   record: Attempted
 }> = {

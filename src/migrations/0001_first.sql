@@ -133,18 +133,29 @@ create unique index messages_by_idempotency on messages (source_id, idempotency_
 alter table messages alter column payload set storage external;   -- sealed bytes do not compress
 alter table statements alter column sealed set storage external;
 
+-- The queue: what is owed and not settled. A row is written with its message, and deleted when it is settled, so that
+-- claiming costs what is due and not what there ever was.
 create table deliveries (
   id              text collate "C" primary key,
   tenant_id       text collate "C" not null,
   message_id      text collate "C" not null,
   endpoint_id     text collate "C" not null,
-  state           text not null check (state in ('pending', 'delivered', 'abandoned')),
-  -- When pending: falls due at next_attempt_at. A claim moves that into the future, as a lease; one that is not
-  -- answered for falls due again by itself.
-  next_attempt_at timestamptz,
+  -- Falls due then. A claim moves that into the future, as a lease; one that is not answered for falls due again by
+  -- itself.
+  next_attempt_at timestamptz not null,
   claim           text,
-  attempts        jsonb not null default '[]',
-  check ((state = 'pending') = (next_attempt_at is not null))
-);
-create index deliveries_due on deliveries (next_attempt_at) where state = 'pending';
+  attempts        jsonb not null default '[]'
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);   -- every row dies young
+create index deliveries_due on deliveries (next_attempt_at);
 create index deliveries_by_message on deliveries (message_id);
+
+-- What became of them. Written once.
+create table settled_deliveries (
+  id          text collate "C" primary key,
+  tenant_id   text collate "C" not null,
+  message_id  text collate "C" not null,
+  endpoint_id text collate "C" not null,
+  state       text not null check (state in ('delivered', 'abandoned')),
+  attempts    jsonb not null
+);
+create index settled_deliveries_by_message on settled_deliveries (message_id);

@@ -1,4 +1,4 @@
-import { receiptHeader } from '../keyring/jws.ts'
+import { receiptHeader, verifyJwsAside } from '../keyring/jws.ts'
 import type { SequencedEntry } from '../log/sequencer.ts'
 import { formatProof } from '../log/tlog-proof.ts'
 import type { Receipt } from './receipt.ts'
@@ -11,27 +11,42 @@ export interface SignedBytes {
   readonly signature: Uint8Array
 }
 
+/** A receipt but for the proof: the statement may not be committed yet. */
+export interface ReceiptDraft {
+  readonly message: string
+  readonly protected: string
+  readonly payload: string
+  readonly signature: string
+  /** Whether the signature holds. Found out on another thread, while the batch commits. */
+  readonly sound: Promise<boolean>
+}
+
+export function draftReceipt(messageId: string, signed: SignedBytes, trust: TrustMaterial): ReceiptDraft {
+  const header = receiptHeader(signed.kid)
+  const payload = Buffer.from(signed.statement).toString('base64url')
+  const key = trust.findKey(signed.kid)
+  const sound = key ? verifyJwsAside(header, payload, signed.signature, key.publicKey) : Promise.resolve(false)
+  sound.catch(() => {}) // answered for when the receipt is issued, if it ever is
+  const signature = Buffer.from(signed.signature).toString('base64url')
+  return { message: messageId, protected: header, payload, signature, sound }
+}
+
 /**
  * Makes the receipt of a committed statement, and verifies it as its holder will: one that does not hold never leaves.
- * Throws a plain Error then, which is a fault of ours.
+ * Rejects with a plain Error then, which is a fault of ours.
  */
-export function issueReceipt(
-  messageId: string,
-  signed: SignedBytes,
+export async function issueReceipt(
+  { sound, ...draft }: ReceiptDraft,
   place: Pick<SequencedEntry, 'leafIndex' | 'proof' | 'checkpoint'>,
   trust: TrustMaterial,
-): Receipt {
-  const receipt: Receipt = {
-    message: messageId,
-    protected: receiptHeader(signed.kid),
-    payload: Buffer.from(signed.statement).toString('base64url'),
-    signature: Buffer.from(signed.signature).toString('base64url'),
-    header: { 'tlog-proof': formatProof(place) },
-  }
-  const { verdict, checks } = verifyEvidence({ receipt: { ...receipt, header: { ...receipt.header } } }, trust)
+): Promise<Receipt> {
+  const receipt: Receipt = { ...draft, header: { 'tlog-proof': formatProof(place) } }
+  const holds = await sound
+  const evidence = { receipt: { ...receipt, header: { ...receipt.header } } }
+  const { verdict, checks } = verifyEvidence(evidence, { ...trust, signatureHolds: () => holds })
   if (verdict !== 'valid') {
     const failed = checks.filter((check) => !check.ok).map((check) => `${check.name}: ${check.detail}`)
-    throw new Error(`the receipt of ${messageId} does not verify: ${failed.join('; ')}`)
+    throw new Error(`the receipt of ${receipt.message} does not verify: ${failed.join('; ')}`)
   }
   return receipt
 }

@@ -9,7 +9,7 @@
  *     evidence.ts        what the relay shows afterwards, over HTTP
  *     promises.ts        the judge
  */
-import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -49,6 +49,7 @@ export async function drill(
   const ledger = new Ledger(join(folder, 'drill-ledger.ndjson'))
   const receiver = await Receiver.start()
   const relay = new RelayProcess(folder, ledger)
+  const over = new AbortController()
   let broken = true
   try {
     await relay.ready()
@@ -58,7 +59,7 @@ export async function drill(
       ledger.note(arrivalOf(arrived)) // before the answer: what is answered is in the ledger
       response.writeHead(204).end()
     }
-    const load = startVendors(vendors, relay, route, ledger)
+    const load = startVendors(vendors, relay, route, ledger, over.signal)
     for (const { number, strikes } of planRounds(rounds, seed)) {
       ledger.round = number
       await ledger.next('accepted', flowsWithinMs) // the load flows
@@ -79,6 +80,7 @@ export async function drill(
     const { said = 'nothing, it runs' } = factsOf(ledger.facts, 'exited').at(-1) ?? {}
     throw new Error(`the drill got stuck; everything is kept in ${folder}; the relay's last words: ${said}`, { cause })
   } finally {
+    over.abort()
     await relay.stop()
     await receiver.stop()
     ledger.close()
@@ -87,7 +89,10 @@ export async function drill(
 }
 
 async function makeFolder(dataDir: string | undefined): Promise<string> {
-  if (dataDir !== undefined) await mkdir(dataDir, { recursive: true })
+  if (dataDir !== undefined) {
+    await mkdir(dataDir, { recursive: true })
+    if ((await readdir(dataDir)).length > 0) throw new Error(`${dataDir} is not empty`)
+  }
   const folder = dataDir ?? (await mkdtemp(join(tmpdir(), 'countersign-drill-')))
   await chmod(folder, 0o711) // started by root, PostgreSQL may have to run as another user
   return folder

@@ -94,13 +94,14 @@ export class RelayProcess {
     this.#ledger.note({ kind: 'struck', target, killed, opening })
   }
 
-  /** Drains it, PostgreSQL included. Resolves with its exit code. */
-  async stop(): Promise<number | null> {
+  /** Drains it, PostgreSQL included. */
+  async stop(): Promise<void> {
     this.#stopping = true
     const child = this.#child
-    if (child.exitCode === null && child.signalCode === null && child.kill('SIGTERM')) await once(child, 'exit')
+    const running = child.exitCode === null && child.signalCode === null && child.kill('SIGTERM')
+    if (running) await once(child, 'exit')
+    else this.#killAll() // a relay that died by itself left its PostgreSQL
     process.removeListener('exit', this.#killAll)
-    return child.exitCode
   }
 
   #start(): void {

@@ -14,26 +14,28 @@ export interface Route {
 /**
  * Vendors post over HTTP, each one request at a time and every payload unlike all others. Every third post has an
  * Idempotency-Key and is sent until it is accepted; every twelfth also twice at once, by a vendor with two processes.
- * One without a key is sent once and given up on, as it could be accepted twice otherwise.
+ * One without a key is sent once and given up on, as it could be accepted twice otherwise. All drop everything, and note
+ * nothing more, when the drill is `over`.
  */
 export function startVendors(
   count: number,
   relay: RelayProcess,
   route: Route,
   ledger: Ledger,
+  over: AbortSignal,
 ): { stop(): Promise<void> } {
   let posts = 0
   let stopping = false
 
   async function vendor(): Promise<void> {
-    while (!stopping) {
+    while (!stopping && !over.aborted) {
       const post = ++posts
       const key = post % 3 === 0 ? `order-${post}` : null
       ledger.note({ kind: 'posted', post, key })
       if (key !== null && post % 12 === 0) void (await Promise.all([send(post, key), send(post, key)]))
       while (!(await send(post, key))) {
         await delay(backoffMs)
-        if (key === null) break
+        if (key === null || over.aborted) break
       }
     }
   }
@@ -48,7 +50,7 @@ export function startVendors(
           ...(key !== null && { 'idempotency-key': key }),
         },
         body: spelledPayload(post),
-        signal: AbortSignal.timeout(answerWithinMs),
+        signal: AbortSignal.any([over, AbortSignal.timeout(answerWithinMs)]),
       })
       const text = await response.text()
       const accepted = response.status === 202
@@ -57,6 +59,7 @@ export function startVendors(
         ledger.note({ kind: 'refused', post, status: response.status, code: /"code":"(\w+)"/.exec(text)?.[1] ?? text })
       return accepted
     } catch (error) {
+      if (over.aborted) return false
       const { message, cause } = error as Error
       ledger.note({ kind: 'unanswered', post, reason: cause instanceof Error ? cause.message : message })
       return false

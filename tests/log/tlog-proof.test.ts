@@ -119,7 +119,7 @@ describe('the text of a proof', () => {
     expect(refusal(() => parseProof(text))).toBe('malformed_proof')
   })
 
-  test('is not written where it could not be read back', () => {
+  test('that could not have been made by a log is refused when it is read, whoever wrote it', () => {
     const honest: TlogProof = { leafIndex: 0, proof: [], checkpoint: 'checkpoint\n' }
     const wrong: TlogProof[] = [
       { ...honest, leafIndex: -1 },
@@ -127,7 +127,7 @@ describe('the text of a proof', () => {
       { ...honest, proof: [new Uint8Array(31)] },
       { ...honest, extra: new Uint8Array() },
     ]
-    for (const bad of wrong) expect(refusal(() => formatProof(bad))).toBe('malformed_proof')
+    for (const bad of wrong) expect(refusal(() => parseProof(formatProof(bad)))).toBe('malformed_proof')
   })
 })
 

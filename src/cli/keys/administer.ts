@@ -18,10 +18,11 @@ export async function foretellRotation({ relay, purpose }: Wish): Promise<0> {
   )
   const at = new Date(String((plan.next_rotation as JsonObject)[purpose]))
   const { keys } = await fetchHistory(relay)
+  const next = nextOf(keys, purpose)
   say(
     steps.length === 0 ? 'Nothing is due now.' : `Due now, and done by the relay itself: ${steps.join(', ')}.`,
     `By the policy the ${purpose} key rotates next at ${minute(at)} UTC.`,
-    `Rotating now would activate ${await consequence(relay, purpose, nextOf(keys, purpose))}`,
+    `Rotating now would activate ${next === undefined ? 'a new key' : shorten(next.kid)}. ${await consequence(relay, purpose, next)}`,
   )
   return 0
 }
@@ -31,7 +32,7 @@ export async function rotateKey({ relay, purpose }: Wish): Promise<0> {
   const { keys: before } = await fetchHistory(relay)
   const { kid } = await ask(relay, 'POST', '/v1/keys/rotate', { purpose })
   const known = before.find((key) => key.kid === kid)
-  say(`${shorten(String(kid))} is the active ${purpose} key: ${await consequence(relay, purpose, known)}`)
+  say(`${shorten(String(kid))} is the active ${purpose} key now. ${await consequence(relay, purpose, known)}`)
   return 0
 }
 
@@ -48,10 +49,10 @@ export async function revokeKey(wish: { relay: string; kid: string; reason: stri
       ? `It has left the JWKS: receivers refuse all it signed once they have fetched that again, after ${await cachedFor(relay)}.`
       : 'It signs no checkpoint any more: whoever pinned its vkey alone refuses new ones until they fetch /log/vkey.',
   )
-  if (successor !== undefined) {
-    const known = before.find((key) => key.kid === successor)
-    say(`${shorten(String(successor))} signs in its place: ${await consequence(relay, purpose, known)}`)
-  }
+  if (successor === undefined) return 0
+  const known = before.find((key) => key.kid === successor)
+  const seen = purpose === 'payload' ? ` ${await consequence(relay, purpose, known)}` : ''
+  say(`${shorten(String(successor))} signs in its place.${seen}`)
   return 0
 }
 
@@ -69,18 +70,14 @@ function findKey(keys: readonly HistoryKey[], kid: string): HistoryKey {
 const nextOf = (keys: readonly HistoryKey[], purpose: KeyPurpose): HistoryKey | undefined =>
   keys.find((key) => key.purpose === purpose && key.activatedAt === undefined && key.revokedAt === undefined)
 
-/** What whoever verifies will see of a key that signs from now on, and was published before or was not. */
+/** What whoever verifies will see of a key that signs from now on; undefined is one that nobody has seen yet. */
 async function consequence(relay: string, purpose: KeyPurpose, published: HistoryKey | undefined): Promise<string> {
-  const which =
-    published === undefined
-      ? 'a new key'
-      : `${shorten(published.kid)}, published since ${minute(published.generatedAt)} UTC`
   if (purpose === 'log') {
-    return `${which}. Checkpoints carry its signature and its predecessor's through the overlap: nobody who pinned a vkey is cut off.`
+    return "Checkpoints carry its predecessor's signature too until the overlap ends: nobody who pinned a vkey is cut off."
   }
   return published === undefined
-    ? `${which}. It was not published before: receivers refuse what it signs until they fetch the JWKS again, after ${await cachedFor(relay)}. What they refuse is attempted again.`
-    : `${which}. Receivers that fetched the JWKS since then know it.`
+    ? `It was not published before: receivers refuse what it signs until they fetch the JWKS again, after ${await cachedFor(relay)}. What they refuse is attempted again.`
+    : `It was published on ${minute(published.generatedAt)} UTC: receivers that have fetched the JWKS since then know it.`
 }
 
 /** As long as the relay lets receivers keep the JWKS. */

@@ -32,6 +32,6 @@ async function policyHere(): Promise<KeyPolicy> {
   try {
     return await readPolicy(readConfig(process.env).keyPolicy)
   } catch (error) {
-    throw error instanceof Error && error.name !== 'ConfigError' ? new CommandError(error.message) : error
+    throw error instanceof Error ? new CommandError(error.message) : error
   }
 }

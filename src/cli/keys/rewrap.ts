@@ -1,4 +1,5 @@
 import { type Config, readConfig } from '../../config.ts'
+import { OperatorError } from '../../errors.ts'
 import { listDataKeys } from '../../keyring/data-keys.ts'
 import { type Ending, openKeyWrapper, openRelay } from '../../main.ts'
 import type { Database } from '../../ports/database.ts'
@@ -23,13 +24,14 @@ export async function rewrapKeys(to: Config['keyWrapper'], env: NodeJS.ProcessEn
   try {
     const target = await openKeyWrapper(to, config, logger)
     const { relay, database } = await openRelay(config, logger, ending, (error) => logger.error({}, error.message))
-    if (relay.created) throw new CommandError('there was no relay here: check DATA_DIR and DATABASE_URL')
+    if (relay.created)
+      throw new CommandError('there was no relay here, so one was made: check DATA_DIR and DATABASE_URL')
     await refuseBesideOthers(database, new Date())
     const moved = await move(relay, database, target)
     process.stdout.write(`${moved} keys are wrapped by ${to}, and no kid changed. ${startWith[to]}\n`)
     return 0
   } catch (error) {
-    throw error instanceof Error && error.name !== 'ConfigError' ? new CommandError(error.message) : error
+    throw error instanceof OperatorError ? new CommandError(error.message) : error
   } finally {
     for (const end of ending.reverse()) await end().catch(() => {})
     for (const signal of signals) process.off(signal, hold)
@@ -58,7 +60,13 @@ async function move(relay: Opened['relay'], database: Database, target: KeyWrapp
     generateDataKey: (context) => target.generateDataKey(context),
     generateSigningKey: (context) => target.generateSigningKey(context),
   }
-  return relay.rotation.rewrap(counting)
+  try {
+    return await relay.rotation.rewrap(counting)
+  } catch (error) {
+    if (wrapped === 0 || !(error instanceof OperatorError)) throw error
+    const remedy = 'keys/README.md says what to do under "A move that failed".'
+    throw new CommandError(`${error.message} Keys may be half moved: ${remedy}`)
+  }
 }
 
 /** A relay that runs would go on making keys under the old wrapper. One that was killed is on record for a while. */
