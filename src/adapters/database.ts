@@ -104,29 +104,47 @@ class PostgresDatabase implements Database {
     const client = await this.#connect()
     const begun = this.#begin(client)
     let open = true
+    let refused: { error: unknown } | undefined // by the first statement that failed
+    const sent: Promise<unknown>[] = []
+    const send = async (text: string, params?: readonly Param[]) => {
+      if (!open) throw new TypeError('a statement was sent after its transaction had ended')
+      try {
+        return await this.#unlessLost(this.#send(client, text, params), client, DatabaseUnavailable)
+      } catch (error) {
+        refused ??= { error }
+        throw error
+      }
+    }
     const tx: Tx = {
       query: async <Row>(text: string, params?: readonly Param[]) => {
-        if (!open) throw new TypeError('a statement was sent after its transaction had ended')
-        const sent = this.#unlessLost(this.#send(client, text, params), client, DatabaseUnavailable)
-        const [, result] = await Promise.all([begun, sent])
+        const [, result] = await Promise.all([begun, send(text, params)])
         return result.rows as Row[]
+      },
+      send: (text, params) => {
+        const answer = send(text, params)
+        answer.catch(() => {}) // heard of below
+        sent.push(answer)
       },
     }
     try {
       const result = await work(tx)
-      await begun
       open = false
       if (this.#unfit.has(client)) throw new DatabaseUnavailable('the connection was lost before COMMIT')
-      const { command } = await this.#unlessLost(client.query('commit'), client, CommitUnknown)
-      // PostgreSQL answers COMMIT with ROLLBACK, and no error, when a statement failed and `work` went on regardless.
-      if (command !== 'COMMIT') throw new TypeError('rolled back: a statement failed and its error was swallowed')
+      const commit = this.#unlessLost(client.query('commit'), client, CommitUnknown)
+      commit.catch(() => {}) // heard of below, unless BEGIN or a statement failed before
+      await begun
+      const { command } = await commit
+      await Promise.allSettled(sent)
+      // PostgreSQL answers COMMIT with ROLLBACK, and no error, when a statement before it failed.
+      if (command !== 'COMMIT') throw refused?.error ?? new TypeError('rolled back, and no statement says why')
       client.release()
       return result
     } catch (error) {
       open = false
+      await Promise.allSettled(sent)
       await client.query('rollback').catch(() => this.#unfit.add(client))
       client.release(this.#unfit.has(client))
-      throw error
+      throw refused !== undefined && !(error instanceof CommitUnknown) ? refused.error : error
     }
   }
 

@@ -1,10 +1,11 @@
 /** What a stage may ask of PostgreSQL. The stages write their own SQL; the adapter owns connections and encodings. */
-export interface Database {
+export interface Database extends Reader {
   /** Runs one statement in its own transaction. */
   query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
 
   /**
-   * Runs `work` in one READ COMMITTED transaction and commits it.
+   * Runs `work` in one READ COMMITTED transaction and commits it. COMMIT is sent as soon as `work` resolves, behind
+   * whatever {@link Tx.send} still has on its way: a transaction that only sends takes one round trip.
    * Rejects with the error of `work` after rolling back; with {@link CommitUnknown} when the connection was lost after
    * COMMIT was sent and before it was answered (the caller must read back: never repeat blindly); with
    * {@link DatabaseUnavailable} when the connection was lost earlier or none could be had, and nothing was committed.
@@ -14,11 +15,20 @@ export interface Database {
   close(): Promise<void>
 }
 
-export interface Tx {
+/** Where one statement can be asked: a transaction, or the database itself. */
+export interface Reader {
+  query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+}
+
+export interface Tx extends Reader {
   /** Each distinct `text` is prepared once per connection, so `text` must be a constant. Rows have column names as
    *  keys: bytea as Uint8Array, bigint and integer as number (the adapter throws beyond 2^53−1), timestamptz as Date,
    *  jsonb parsed, text as string. */
   query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+
+  /** Sends a statement whose rows nobody needs, and does not wait for it. If PostgreSQL refuses it, the transaction is
+   *  rolled back and rejects with its error, as the first one that failed. */
+  send(text: string, params?: readonly Param[]): void
 }
 
 export type Param = string | number | boolean | Date | Uint8Array | null | ArrayParam

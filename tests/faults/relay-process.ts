@@ -98,9 +98,8 @@ export class RelayProcess {
   async stop(): Promise<void> {
     this.#stopping = true
     const child = this.#child
-    const running = child.exitCode === null && child.signalCode === null && child.kill('SIGTERM')
-    if (running) await once(child, 'exit')
-    else this.#killAll() // a relay that died by itself left its PostgreSQL
+    if (child.exitCode === null && child.signalCode === null && child.kill('SIGTERM')) await once(child, 'exit')
+    this.#killAll() // a relay that died by itself, or was only starting, leaves a PostgreSQL
     process.removeListener('exit', this.#killAll)
   }
 

@@ -63,7 +63,7 @@ async function move(relay: Opened['relay'], database: Database, target: KeyWrapp
   try {
     return await relay.rotation.rewrap(counting)
   } catch (error) {
-    if (wrapped === 0 || !(error instanceof OperatorError)) throw error
+    if (wrapped === 0 || !(error instanceof Error)) throw error
     const remedy = 'keys/README.md says what to do under "A move that failed".'
     throw new CommandError(`${error.message} Keys may be half moved: ${remedy}`)
   }
