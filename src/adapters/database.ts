@@ -16,7 +16,7 @@ import {
   type Database,
   DatabaseUnavailable,
   type Param,
-  type Tx,
+  type Transaction,
 } from '../ports/database.ts'
 
 /** Where PostgreSQL is: a `postgres://` URL, or a host, which may be the folder of a unix socket. */
@@ -100,7 +100,7 @@ class PostgresDatabase implements Database {
     }
   }
 
-  async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+  async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     const client = await this.#connect()
     const begun = this.#begin(client)
     let open = true
@@ -115,7 +115,7 @@ class PostgresDatabase implements Database {
         throw error
       }
     }
-    const tx: Tx = {
+    const tx: Transaction = {
       query: async <Row>(text: string, params?: readonly Param[]) => {
         const [, result] = await Promise.all([begun, send(text, params)])
         return result.rows as Row[]

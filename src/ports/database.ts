@@ -1,5 +1,5 @@
 /** What a stage may ask of PostgreSQL. The stages write their own SQL; the adapter owns connections and encodings. */
-export interface Database extends Reader {
+export interface Database extends Tx {
   /** Runs one statement in its own transaction. */
   query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
 
@@ -10,22 +10,21 @@ export interface Database extends Reader {
    * COMMIT was sent and before it was answered (the caller must read back: never repeat blindly); with
    * {@link DatabaseUnavailable} when the connection was lost earlier or none could be had, and nothing was committed.
    */
-  transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T>
+  transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T>
 
   close(): Promise<void>
 }
 
-/** Where one statement can be asked: a transaction, or the database itself. */
-export interface Reader {
-  query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
-}
-
-export interface Tx extends Reader {
+/** Where a statement can be asked: a transaction, or the database itself. */
+export interface Tx {
   /** Each distinct `text` is prepared once per connection, so `text` must be a constant. Rows have column names as
    *  keys: bytea as Uint8Array, bigint and integer as number (the adapter throws beyond 2^53−1), timestamptz as Date,
    *  jsonb parsed, text as string. */
   query<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+}
 
+/** A transaction under way. */
+export interface Transaction extends Tx {
   /** Sends a statement whose rows nobody needs, and does not wait for it. If PostgreSQL refuses it, the transaction is
    *  rolled back and rejects with its error, as the first one that failed. */
   send(text: string, params?: readonly Param[]): void
