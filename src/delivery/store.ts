@@ -1,4 +1,4 @@
-import { int8Array, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
+import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 import type { AttemptRecord } from './delivery.ts'
 
 export interface NewDelivery {
@@ -15,8 +15,8 @@ const insertRows = `
   insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)
   select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])`
 
-export const insertDeliveries = (tx: Tx, rows: readonly NewDelivery[]): Promise<unknown> =>
-  tx.query(insertRows, [
+export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[]): void =>
+  tx.send(insertRows, [
     textArray(rows.map((row) => row.id)),
     textArray(rows.map((row) => row.tenantId)),
     textArray(rows.map((row) => row.messageId)),
@@ -57,12 +57,12 @@ export interface RecordedAttempt {
 }
 
 /** Records attempts: what was delivered is settled, the rest falls due again. */
-export async function recordAttempts(tx: Tx, rows: readonly RecordedAttempt[]): Promise<void> {
+export function recordAttempts(tx: Transaction, rows: readonly RecordedAttempt[]): void {
   const delivered = rows.filter((row) => row.nextAttemptAt === null)
   const failed = rows.filter((row) => row.nextAttemptAt !== null)
-  if (delivered.length > 0) await tx.query(settleDelivered, attemptColumns(delivered))
+  if (delivered.length > 0) tx.send(settleDelivered, attemptColumns(delivered))
   if (failed.length > 0) {
-    await tx.query(recordFailed, [...attemptColumns(failed), timestamptzArray(failed.map((row) => row.nextAttemptAt))])
+    tx.send(recordFailed, [...attemptColumns(failed), timestamptzArray(failed.map((row) => row.nextAttemptAt))])
   }
 }
 
@@ -97,8 +97,8 @@ const settleAbandoned = `
   insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
   select *, 'abandoned' from abandoned`
 
-export const abandonDeliveries = (tx: Tx, ids: readonly string[]): Promise<unknown> =>
-  tx.query(settleAbandoned, [textArray(ids)])
+export const abandonDeliveries = (tx: Transaction, ids: readonly string[]): void =>
+  tx.send(settleAbandoned, [textArray(ids)])
 
 const releaseRows = `
   update deliveries set next_attempt_at = $3, claim = null

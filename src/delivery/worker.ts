@@ -109,7 +109,7 @@ export class DeliveryWorker {
           }
         }
       }
-      if (written.length > 0) await insertDeliveries(tx, written)
+      if (written.length > 0) insertDeliveries(tx, written)
       return () => {
         for (const delivery of claimed) this.#lanes.push(delivery.endpointId, delivery)
       }
@@ -310,7 +310,7 @@ const recordedAttempts: Effect<{
   record: Attempted
 }> = {
   async write(tx, rows) {
-    await recordAttempts(
+    recordAttempts(
       tx,
       rows.map(({ row, leafIndex }) => ({ ...row, record: { ...row.record, leaf_index: leafIndex } })),
     )
@@ -319,7 +319,7 @@ const recordedAttempts: Effect<{
 
 const abandonments: Effect<string> = {
   async write(tx, rows) {
-    await abandonDeliveries(
+    abandonDeliveries(
       tx,
       rows.map(({ row }) => row),
     )

@@ -3,7 +3,7 @@ import { deploymentVault, recordDataKey } from '../keyring/data-keys.ts'
 import { generateKey, Keyring, type SigningKey } from '../keyring/keyring.ts'
 import { recordKey } from '../keyring/store.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Tx } from '../ports/database.ts'
+import type { Transaction } from '../ports/database.ts'
 import type { KeyWrapper } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
 import { type Checkpoint, signCheckpoint } from './checkpoint.ts'
@@ -40,7 +40,7 @@ export function checkpointSigner(keyring: Keyring, origin: string): (checkpoint:
  * `log.created` at index 0, all in the transaction given, which must keep others from doing the same.
  */
 export async function findOrCreateLog(
-  tx: Tx,
+  tx: Transaction,
   parts: { wrapper: KeyWrapper; dataKeys: DataKeys; clock: Clock; logger: Logger; issuer: string },
 ): Promise<{ head: Omit<HeadRow, 'configuration'>; created: boolean }> {
   const existing = await findHead(tx)
@@ -67,7 +67,7 @@ export async function findOrCreateLog(
     const sealed = vault.seal(statement, statementContext(null))
     return { leafIndex, tenantId: null, entry: entryOf(statement), sealed, kid: null, signature: null }
   })
-  await insertStatements(tx, rows)
+  insertStatements(tx, rows)
   const { edge } = TreeEdge.empty.append(rows.map((row) => hashLeaf(row.entry)))
   const { treeSize, rootHash } = edge
   const keyring = await Keyring.open(tx, { wrapper, issuer, clock, logger })

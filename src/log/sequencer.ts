@@ -1,13 +1,21 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { RelayError } from '../errors.ts'
 import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
-import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
+import { CommitUnknown, type Database, DatabaseUnavailable, type Transaction, type Tx } from '../ports/database.ts'
 import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { loadEdge } from './reader.ts'
 import { entryOf, type Statement, statementContext } from './statement.ts'
-import { advanceHead, findStatement, type HeadRow, insertFullTile, insertStatements, lockHead } from './store.ts'
+import {
+  advanceHead,
+  findStatement,
+  type HeadRow,
+  headMoved,
+  insertFullTile,
+  insertStatements,
+  lockHead,
+} from './store.ts'
 import { type Growth, hashLeaf, type TreeEdge } from './tree.ts'
 
 /** A statement to append, and the rows that must exist if and only if it does. */
@@ -56,8 +64,10 @@ export class Sequencer {
   readonly #observer: Observer
   readonly #onCheckpoint: (checkpoint: string) => void
   readonly #onBroken: (error: LogBroken) => void
-  /** The edge as of the latest batch of this process. Another process may have gone on from there. */
-  #edge: TreeEdge | undefined
+  /** The head as the latest batch of this process left it. Another process may have gone on from there. */
+  #head: KnownHead | undefined
+  /** Whether nobody did, when last looked: then the next batch need not look first. */
+  #alone = false
   #queue: Waiting[] = []
   #running: Promise<void> | undefined
   #closed = false
@@ -117,12 +127,17 @@ export class Sequencer {
   /** Commits a batch and answers everyone in it; `again` if the database refused a batch with it before. Never rejects. */
   async #sequence(batch: readonly Waiting[], again = false): Promise<void> {
     const startedAt = performance.now()
+    const head = this.#alone && !batch.some(isInDoubt) ? this.#head : undefined
     const sent: { proposal?: Proposal } = {}
     try {
       await this.#database.transaction(async (tx) => {
-        sent.proposal = await this.#propose(tx, batch)
+        sent.proposal = await this.#propose(tx, batch, head)
       })
     } catch (error) {
+      if (head !== undefined && headMoved(error)) {
+        this.#alone = false
+        return this.#sequence(batch, again)
+      }
       const unknown = error instanceof CommitUnknown && sent.proposal !== undefined
       const landed = unknown && (await this.#readBack(sent.proposal))
       if (landed === undefined) {
@@ -134,48 +149,60 @@ export class Sequencer {
     const { proposal } = sent
     if (proposal === undefined) return
     this.#answer(proposal)
-    if (proposal.growth === undefined) return
-    this.#edge = proposal.growth.edge
-    this.#onCheckpoint(proposal.checkpoint)
+    if (proposal.next === undefined) return
+    this.#head = proposal.next
+    this.#onCheckpoint(proposal.next.checkpoint)
     this.#observer.batchCommitted(proposal.admitted.length, (performance.now() - startedAt) / 1000)
-    this.#observer.treeGrew(this.#edge.treeSize)
+    this.#observer.treeGrew(proposal.next.edge.treeSize)
   }
 
   /**
    * Everything between BEGIN and COMMIT. If the process dies anywhere in here, the database rolls back and nobody was
-   * answered; if it dies after COMMIT, the batch stands and its vendors, unanswered, will post again.
+   * answered; if it dies after COMMIT, the batch stands and its vendors, unanswered, will post again. With `head`, where
+   * the log is believed to be, everything is sent at once; without it, the head is locked first.
    */
-  async #propose(tx: Tx, batch: readonly Waiting[]): Promise<Proposal> {
-    const head = await lockHead(tx)
-    const edge = await this.#edgeOf(tx, head)
-    const { admitted, superseded, deferred } = await admit(tx, batch)
-    const proposal = { admitted, superseded, deferred, firstLeafIndex: edge.treeSize, afterCommit: [] }
-    if (admitted.length === 0) return { ...proposal, growth: undefined, checkpoint: head.checkpoint }
+  async #propose(tx: Transaction, batch: readonly Waiting[], head: KnownHead | undefined): Promise<Proposal> {
+    const { at, edge, ...fates } = head
+      ? { at: head, edge: head.edge, ...allAdmitted(batch) }
+      : await this.#lock(tx, batch)
+    const { admitted } = fates
+    const proposal = { ...fates, firstLeafIndex: edge.treeSize, afterCommit: [] }
+    if (admitted.length === 0) return { ...proposal, growth: undefined, next: undefined }
 
     const growth = edge.append(admitted.map((waiting) => hashLeaf(waiting.entry)))
     const { treeSize, rootHash } = growth.edge
-    const checkpoint = this.#signCheckpoint({ origin: head.origin, treeSize, rootHash })
-    const rows = admitted.map(({ tenantId, entry, sealed, pending: { signed } }, i) => ({
-      leafIndex: edge.treeSize + i,
-      tenantId,
-      entry,
-      sealed,
-      kid: signed?.kid ?? null,
-      signature: signed?.signature ?? null,
-    }))
-    // One connection answers these in the order they are sent; only the waiting is shared.
-    const [afterCommit] = await allOf([
-      writeEffects(tx, admitted, edge.treeSize, head),
-      insertStatements(tx, rows),
-      ...growth.fullTiles.map((tile) => insertFullTile(tx, tile)),
-    ])
-    await advanceHead(tx, edge.treeSize, { treeSize, rootHash, checkpoint })
-    return { ...proposal, growth, checkpoint, afterCommit }
+    const checkpoint = this.#signCheckpoint({ origin: at.origin, treeSize, rootHash })
+    // First of all, so that whatever follows is ours alone to write.
+    advanceHead(tx, { treeSize: edge.treeSize, configuration: at.configuration }, { treeSize, rootHash, checkpoint })
+    insertStatements(
+      tx,
+      admitted.map(({ tenantId, entry, sealed, pending: { signed } }, i) => ({
+        leafIndex: edge.treeSize + i,
+        tenantId,
+        entry,
+        sealed,
+        kid: signed?.kid ?? null,
+        signature: signed?.signature ?? null,
+      })),
+    )
+    for (const tile of growth.fullTiles) insertFullTile(tx, tile)
+    const afterCommit = await writeEffects(tx, admitted, edge.treeSize, at)
+    const next = { origin: at.origin, configuration: at.configuration, checkpoint, edge: growth.edge }
+    return { ...proposal, growth, next, afterCommit }
+  }
+
+  /** Locks the head and asks whoever is in doubt. Costs a round trip or two, which a batch that is alone and without
+   *  doubt saves: it sends everything at once, and the compare-and-swap refuses it if somebody came in between. */
+  async #lock(tx: Tx, batch: readonly Waiting[]) {
+    const at = await lockHead(tx)
+    const edge = await this.#edgeOf(tx, at)
+    this.#alone = this.#head === undefined || this.#head.edge.treeSize === at.treeSize
+    return { at, edge, ...(await admit(tx, batch)) }
   }
 
   /** The right edge of the tree at `head`: ours if nobody else appended since, else read from the database. */
   async #edgeOf(tx: Tx, head: HeadRow): Promise<TreeEdge> {
-    const known = this.#edge
+    const known = this.#head?.edge
     if (known !== undefined && known.treeSize > head.treeSize) {
       throw this.#stop(`the log shrank from ${known.treeSize} to ${head.treeSize} leaves`)
     }
@@ -223,12 +250,13 @@ export class Sequencer {
     for (const waiting of batch) await this.#sequence([waiting], true)
   }
 
-  #answer({ admitted, superseded, deferred, firstLeafIndex, growth, checkpoint, afterCommit }: Proposal): void {
+  #answer({ admitted, superseded, deferred, firstLeafIndex, growth, next, afterCommit }: Proposal): void {
     for (const follow of afterCommit) follow()
     this.#queue.unshift(...deferred)
     for (const [waiting, reason] of superseded) waiting.resolve(reason)
-    if (growth === undefined) return
-    const treeSize = growth.edge.treeSize
+    if (growth === undefined || next === undefined) return
+    const { checkpoint, edge } = next
+    const { treeSize } = edge
     for (const [i, waiting] of admitted.entries()) {
       const leafIndex = firstLeafIndex + i
       waiting.resolve({ kind: 'sequenced', leafIndex, treeSize, checkpoint, proof: growth.prove(leafIndex) })
@@ -245,20 +273,33 @@ interface Waiting {
   readonly reject: (error: unknown) => void
 }
 
+/** The head of the log, with the edge that appending needs. */
+interface KnownHead extends Head {
+  readonly origin: string
+  readonly checkpoint: string
+  readonly edge: TreeEdge
+}
+
 /** A batch as it will be if COMMIT succeeds. */
 interface Proposal {
   readonly admitted: readonly Waiting[]
   readonly superseded: readonly (readonly [Waiting, Superseded])[]
   readonly deferred: readonly Waiting[]
   readonly firstLeafIndex: number
+  /** Undefined if nothing was admitted. */
   readonly growth: Growth | undefined
-  readonly checkpoint: string
+  readonly next: KnownHead | undefined
   readonly afterCommit: readonly AfterCommit[]
 }
 
 function refuse(batch: readonly Waiting[], error: unknown): void {
   for (const waiting of batch) waiting.reject(error)
 }
+
+const isInDoubt = ({ pending }: Waiting): boolean =>
+  pending.effects.some(({ effect, row }) => effect.doubt?.(row) === true)
+
+const allAdmitted = (batch: readonly Waiting[]) => ({ admitted: batch, superseded: [], deferred: [] })
 
 async function admit(
   tx: Tx,
@@ -289,7 +330,7 @@ async function admit(
 }
 
 async function writeEffects(
-  tx: Tx,
+  tx: Transaction,
   admitted: readonly Waiting[],
   firstLeafIndex: number,
   head: Head,

@@ -1,4 +1,4 @@
-import { byteaArray, int8Array, type Tx, textArray } from '../ports/database.ts'
+import { byteaArray, int8Array, type Transaction, type Tx, textArray } from '../ports/database.ts'
 
 /** The row that holds the head of the log, as the batch that locked it found it. */
 export interface HeadRow {
@@ -31,20 +31,26 @@ const insertLog = `
 export const insertHead = (tx: Tx, head: Omit<HeadRow, 'configuration'>): Promise<unknown> =>
   tx.query(insertLog, [head.issuer, head.origin, head.treeSize, head.rootHash, head.checkpoint])
 
-// The lock already keeps others out; comparing the size as well means that a mistake of ours cannot fork the log.
+// Compares and swaps. If the head is not where we think, nothing is divided by nothing: PostgreSQL refuses that, and with
+// it the whole transaction, without our having to wait and look.
 const moveHead = `
-  update log set tree_size = $2, root_hash = $3, checkpoint = $4
-   where tree_size = $1
-  returning tree_size`
+  with moved as (
+    update log set tree_size = $3, root_hash = $4, checkpoint = $5
+     where tree_size = $1 and configuration = $2
+    returning 1)
+  select 1 / count(*) from moved`
 
-export async function advanceHead(
-  tx: Tx,
-  from: number,
+export function advanceHead(
+  tx: Transaction,
+  from: Pick<HeadRow, 'treeSize' | 'configuration'>,
   to: { treeSize: number; rootHash: Uint8Array; checkpoint: string },
-): Promise<void> {
-  const moved = await tx.query(moveHead, [from, to.treeSize, to.rootHash, to.checkpoint])
-  if (moved.length !== 1) throw new Error(`the head of the log is not at ${from}, although it was locked there`)
+): void {
+  tx.send(moveHead, [from.treeSize, from.configuration, to.treeSize, to.rootHash, to.checkpoint])
 }
+
+/** Whether this is how PostgreSQL refuses {@link advanceHead} (SQLSTATE division_by_zero; nothing else of ours divides). */
+export const headMoved = (error: unknown): boolean =>
+  error instanceof Error && 'code' in error && error.code === '22012'
 
 const countChange = `update log set configuration = configuration + 1 returning configuration`
 
@@ -68,8 +74,8 @@ const insertRows = `
   insert into statements (leaf_index, tenant_id, entry, sealed, kid, signature)
   select * from unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::text[], $6::bytea[])`
 
-export const insertStatements = (tx: Tx, rows: readonly StatementRow[]): Promise<unknown> =>
-  tx.query(insertRows, [
+export const insertStatements = (tx: Transaction, rows: readonly StatementRow[]): void =>
+  tx.send(insertRows, [
     int8Array(rows.map((row) => row.leafIndex)),
     textArray(rows.map((row) => row.tenantId)),
     byteaArray(rows.map((row) => row.entry)),
@@ -97,12 +103,12 @@ const insertBundle = `
     from statements
    where leaf_index between $1::bigint * 256 and $1::bigint * 256 + 255`
 
-export async function insertFullTile(
-  tx: Tx,
+export function insertFullTile(
+  tx: Transaction,
   tile: { level: number; index: number; hashes: Uint8Array; rootHash: Uint8Array },
-): Promise<void> {
-  await tx.query(insertTile, [tile.level, tile.index, tile.hashes, tile.rootHash])
-  if (tile.level === 0) await tx.query(insertBundle, [tile.index])
+): void {
+  tx.send(insertTile, [tile.level, tile.index, tile.hashes, tile.rootHash])
+  if (tile.level === 0) tx.send(insertBundle, [tile.index])
 }
 
 const selectTile = `select hashes from tiles where level = $1 and tile_index = $2`

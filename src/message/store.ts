@@ -25,7 +25,7 @@ const selectUsedKeys = `
 export const storeMessages: Effect<SealedMessage> = {
   async write(tx, rows) {
     const messages = rows.map(({ row }) => row.message)
-    await tx.query(insertMessages, [
+    tx.send(insertMessages, [
       textArray(messages.map((message) => message.id)),
       textArray(messages.map((message) => message.tenantId)),
       textArray(messages.map((message) => message.sourceId)),
@@ -34,12 +34,14 @@ export const storeMessages: Effect<SealedMessage> = {
       byteaArray(messages.map((message) => message.idempotencyHash)),
       byteaArray(rows.map(({ row }) => row.sealed)),
     ])
+    return undefined
   },
+
+  doubt: ({ message }) => message.idempotencyHash !== null,
 
   // The lock of the head makes this check and the insert one step, for every process.
   async admit(tx, rows) {
     const keyed = rows.filter(({ message }) => message.idempotencyHash !== null)
-    if (keyed.length === 0) return rows.map(() => admitted)
     const used = await tx.query<{ id: string; sourceId: string; idempotencyHash: Uint8Array }>(selectUsedKeys, [
       textArray(keyed.map(({ message }) => message.sourceId)),
       byteaArray(keyed.map(({ message }) => message.idempotencyHash)),

@@ -1,4 +1,4 @@
-import type { Tx } from './database.ts'
+import type { Transaction, Tx } from './database.ts'
 
 /**
  * A row that is written in the transaction that appends its statement: both exist, or neither does. Rows of one effect
@@ -6,16 +6,21 @@ import type { Tx } from './database.ts'
  */
 export interface Effect<Row> {
   /**
-   * Writes the rows of a batch. Leaves are not committed yet: nothing may leave the process from here. What must follow
-   * COMMIT goes into the function returned, which is called once, after it, and must not throw.
+   * Writes the rows of a batch: once it resolves, everything is sent, though not yet answered. Leaves are not committed
+   * yet: nothing may leave the process from here. What must follow COMMIT goes into the function returned, which is
+   * called once, after it, and must not throw.
    */
-  write(tx: Tx, rows: readonly Sequenced<Row>[], head: Head): Promise<AfterCommit | undefined>
+  write(tx: Transaction, rows: readonly Sequenced<Row>[], head: Head): Promise<AfterCommit | undefined>
 
   /**
    * Asked before leaves are given out, under the lock of the head, for each row: may it be appended? `defer` puts it
-   * into the next batch, for a row that must see the effect of another row of this one.
+   * into the next batch, for a row that must see the effect of another row of this one. Not asked for a batch in which
+   * no row is in {@link doubt}.
    */
   admit?(tx: Tx, rows: readonly Row[]): Promise<readonly Admission[]>
+
+  /** Whether this row might not be admitted. A batch without doubt needs no question and no answer before it is sent. */
+  doubt?(row: Row): boolean
 }
 
 export type AfterCommit = () => void

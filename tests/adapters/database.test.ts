@@ -164,7 +164,7 @@ describe('a database', () => {
       await tx.query('insert into notes values ($1)', ['dropped'])
       await tx.query('insert into notes values ($1)', [null]).catch(() => {})
     })
-    await expect(work).rejects.toThrow(TypeError)
+    await expect(work).rejects.toMatchObject({ code: '23502' })
     expect(await notes()).toEqual([])
   })
 

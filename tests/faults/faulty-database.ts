@@ -1,4 +1,11 @@
-import { CommitUnknown, type Database, DatabaseUnavailable, type Param, type Tx } from '../../src/ports/database.ts'
+import {
+  CommitUnknown,
+  type Database,
+  DatabaseUnavailable,
+  type Param,
+  type Transaction,
+  type Tx,
+} from '../../src/ports/database.ts'
 
 /** What goes wrong, once, at the write that `at` recognises by a piece of its SQL; `commit` is COMMIT itself. */
 export interface Fault {
@@ -27,10 +34,20 @@ export class FaultyDatabase implements Database {
     return this.#real.query<Row>(text, params)
   }
 
-  async transaction<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+  async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     let persisted = false
     const value = await this.#real.transaction(async (tx) => {
-      const value = await work({ query: (text, params) => this.#query(tx, text, params) })
+      let lost = false
+      const value = await work({
+        query: (text, params) => this.#query(tx, text, params),
+        send: (text, params) => {
+          if (lost) return // nothing reaches PostgreSQL any more
+          const how = this.#strikes(text)
+          if (how === 'lost') lost = true
+          else tx.send(how === 'refused' ? refusedSql : text, how === 'refused' ? [] : params)
+        },
+      })
+      if (lost) throw new DatabaseUnavailable('injected: the connection ended')
       const fault = this.#fault
       // A batch yields nothing; reading back yields whether it landed.
       if (fault?.at !== 'commit' || value !== undefined) return value
@@ -48,11 +65,17 @@ export class FaultyDatabase implements Database {
   }
 
   async #query<Row>(tx: Tx, text: string, params?: readonly Param[]): Promise<Row[]> {
+    const how = this.#strikes(text)
+    if (how === 'lost') throw new DatabaseUnavailable('injected: the connection ended')
+    return how === 'refused' ? tx.query<Row>(refusedSql) : tx.query<Row>(text, params)
+  }
+
+  /** How this statement is to fail, if it is. */
+  #strikes(text: string): Fault['how'] | undefined {
     const fault = this.#fault
-    if (fault === undefined || fault.at === 'commit' || !text.includes(fault.at)) return tx.query<Row>(text, params)
+    if (fault === undefined || fault.at === 'commit' || !text.includes(fault.at)) return undefined
     this.#take()
-    if (fault.how === 'lost') throw new DatabaseUnavailable('injected: the connection ended')
-    return tx.query<Row>('select 1/0') // what PostgreSQL refuses, it refuses really
+    return fault.how
   }
 
   #take(): void {
@@ -60,3 +83,6 @@ export class FaultyDatabase implements Database {
     this.struck += 1
   }
 }
+
+/** What PostgreSQL refuses, it refuses really. */
+const refusedSql = `select 'no number'::integer`

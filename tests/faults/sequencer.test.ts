@@ -14,13 +14,20 @@ const writes = [
   'update log set tree_size',
 ]
 
-const table: readonly (Fault & { answer: number })[] = [
+const faults: readonly (Fault & { answer: number })[] = [
   ...writes.map((at) => ({ at, how: 'lost', answer: 503 }) as const),
   // PostgreSQL refused the batch: it is tried again, statement by statement, and nothing was wrong with these.
   ...writes.map((at) => ({ at, how: 'refused', answer: 202 }) as const),
   { at: 'commit', how: 'lost', answer: 503 },
   { at: 'commit', how: 'persisted', answer: 202 },
 ]
+
+/** A batch with an Idempotency-Key in it locks the head and asks first; one without sends everything at once. */
+const table = [true, false].flatMap((keyed) =>
+  faults
+    .filter(({ at }) => keyed || at !== 'for update')
+    .map((fault) => ({ ...fault, batch: keyed ? 'asks' : 'sends', keyed })),
+)
 
 let relay: TestRelay
 let receiver: Receiver
@@ -42,13 +49,15 @@ afterEach(async () => {
   await receiver.stop()
 })
 
-describe.each(table)('when "$at" is $how', ({ at, how, answer }) => {
+describe.each(table)('when "$at" is $how in a batch that $batch', ({ at, how, answer, keyed }) => {
   test(`those in the batch are answered ${answer}, the log is whole, and what is in it is delivered`, async () => {
     // One leaf before a tile is full, so that the batch that is struck also writes tiles.
     await fill(255)
     database.strike({ at, how })
     const payloads = Array.from({ length: 8 }, (_, n) => ({ n }))
-    const posts = await Promise.all(payloads.map((payload) => relay.post(tenant, payload)))
+    const posts = await Promise.all(
+      payloads.map((payload) => relay.post(tenant, payload, keyed ? { 'idempotency-key': `key-${payload.n}` } : {})),
+    )
     expect(database.struck).toBe(1)
     const struck = posts.filter((post) => post.status !== 202)
     expect(struck.length > 0).toBe(answer === 503)
