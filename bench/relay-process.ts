@@ -31,7 +31,13 @@ export class RelayProcess {
     const profiling = profileFolder === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileFolder}`]
     const child = spawn(process.execPath, [...profiling, '--import', probe, main], {
       env: {
-        ...{ PATH: process.env.PATH, HOST: '127.0.0.1', PORT: '0', PUBLIC_URL: 'http://relay.bench' },
+        ...{
+          PATH: process.env.PATH,
+          ...(process.env.BENCH_NODE_OPTIONS && { NODE_OPTIONS: process.env.BENCH_NODE_OPTIONS }),
+          HOST: '127.0.0.1',
+          PORT: '0',
+          PUBLIC_URL: 'http://relay.bench',
+        },
         ...{ DATA_DIR: dataDir, EGRESS_ALLOW: '127.0.0.0/8', COUNTERSIGN_ADMIN_KEY: adminKey },
         ...(databaseUrl !== undefined && { DATABASE_URL: databaseUrl }),
       },

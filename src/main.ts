@@ -66,8 +66,14 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
 export type Ending = (() => Promise<unknown>)[]
 
 /** Opens the adapters that the configuration names and the relay on them; nothing listens or delivers yet. */
-export async function openRelay(config: Config, logger: pino.Logger, ending: Ending, onLost: (error: Error) => void) {
-  await mkdir(config.dataDir, { recursive: true, mode: 0o700 })
+export async function openRelay(
+  config: Config,
+  logger: pino.Logger,
+  ending: Ending,
+  onLost: (error: Error) => void,
+  keyWrapper?: KeyWrapper,
+) {
+  await mkdir(config.dataDir, { recursive: true, mode: 0o711 }) // as PostgreSQL's account needs it: what is secret in it has its own mode
   const connection = config.databaseUrl
     ? { connectionString: config.databaseUrl }
     : await startPostgres(config, logger, ending, onLost)
@@ -76,7 +82,7 @@ export async function openRelay(config: Config, logger: pino.Logger, ending: End
   ending.push(() => database.close())
   await checkDurability(database, logger)
 
-  const wrapper = await openKeyWrapper(config.keyWrapper, config, logger)
+  const wrapper = keyWrapper ?? (await openKeyWrapper(config.keyWrapper, config, logger))
   const policy = await readPolicy(config.keyPolicy)
   if (policy.shortOverlapReason !== undefined) {
     logger.warn({ overlapDays: policy.overlapDays, reason: policy.shortOverlapReason }, 'the key overlap is short')

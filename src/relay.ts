@@ -393,7 +393,9 @@ function logTrust(keyring: Keyring, origin: string): () => LogTrust {
 }
 
 const vkeysOf = (keyring: Keyring, origin: string): string[] =>
-  keyring.history.filter((key) => key.purpose === 'log').map((key) => makeVerifierKey(origin, key.publicKey))
+  keyring.history
+    .filter((key) => key.purpose === 'log' && key.revokedAt === null)
+    .map((key) => makeVerifierKey(origin, key.publicKey))
 
 /** The keyring as a verifier sees it: payload keys, each with the time in which it signed. */
 function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: CheckpointOpener): TrustMaterial {

@@ -63,6 +63,9 @@ export interface WorkerParts {
 /** An attempt's 15 s, and time to record what came of it: one with less left of its lease is left to the next claim. */
 const attemptMarginMs = 17_000
 
+/** Beyond this, attempts wait for the database: what it has not recorded would be sent again after a crash. */
+const mostUnrecorded = 1000
+
 /**
  * Forwards what was accepted until each endpoint has it or is given up on. A delivery is written with its message,
  * already claimed by this process, and attempted from memory at once; what this process cannot attempt, or does not
@@ -76,6 +79,8 @@ export class DeliveryWorker {
   /** Names this process's claims. Not reused by the process that replaces it. */
   readonly #claimant: string
   readonly #lanes: Lanes<ClaimedDelivery>
+  /** Attempts made whose record is not committed yet. */
+  readonly #unrecorded = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
   #polling: Promise<void> = Promise.resolve()
 
@@ -127,6 +132,7 @@ export class DeliveryWorker {
     await this.#polling
     await this.#release(this.#lanes.clear())
     await Promise.all([this.#parts.client.close(graceMs), this.#lanes.settled()])
+    await Promise.all(this.#unrecorded)
   }
 
   /** Deliveries in memory: waiting, and in flight. */
@@ -166,6 +172,7 @@ export class DeliveryWorker {
   async #deliver(delivery: ClaimedDelivery): Promise<void> {
     const { logger, clock, schedule } = this.#parts
     try {
+      while (this.#unrecorded.size >= mostUnrecorded) await Promise.race(this.#unrecorded)
       if (delivery.leaseEndsAt.getTime() - clock.now().getTime() < attemptMarginMs) return
       // An earlier process recorded the last attempt and died before it could say that there will be no other.
       if (delivery.attempts > schedule.length)
@@ -179,13 +186,32 @@ export class DeliveryWorker {
   }
 
   async #attempt(delivery: ClaimedDelivery, cargo: Cargo): Promise<void> {
-    const { clock, client, schedule, random, observer, logger } = this.#parts
+    const { clock, client } = this.#parts
     const number = delivery.attempts + 1
     const at = clock.now()
     const { headers, kid } = this.#seal(delivery, cargo, number, at)
     const outcome = await client.post(cargo.url, headers, cargo.payload)
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') return await this.#release([delivery])
+    this.#follow(this.#conclude(delivery, { number, at, outcome, kid }))
+  }
 
+  /** Keeps an eye on a record under way, whose attempt has given its place in the lane to the next. */
+  #follow(record: Promise<void>): void {
+    const followed = record
+      .catch((error: unknown) => {
+        this.#parts.logger.error({ err: error }, 'delivery.record failed; its lease will end and it is sent again')
+      })
+      .finally(() => this.#unrecorded.delete(followed))
+    this.#unrecorded.add(followed)
+  }
+
+  /** Records an attempt and decides what follows. */
+  async #conclude(
+    delivery: ClaimedDelivery,
+    attempt: { number: number; at: Date; outcome: Outcome; kid: string },
+  ): Promise<void> {
+    const { clock, schedule, random, observer, logger } = this.#parts
+    const { number, at, outcome, kid } = attempt
     const now = clock.now()
     const next =
       outcome.kind === 'delivered' ? undefined : nextAttemptAt({ attempt: number, outcome, now, schedule, random })

@@ -76,6 +76,12 @@ export class Keyring {
     await keyring.#load(tx, (error) => {
       throw error
     })
+    for (const key of keyring.#records) {
+      const signs = ['active', 'next'].includes(keyState(key, parts.clock.now()))
+      if (signs && !keyring.#signing.has(key.kid)) {
+        throw new OperatorError(`the ${key.purpose} key ${key.kid} has lost its private half. ${remedy}`)
+      }
+    }
     for (const purpose of ['payload', 'log'] as const) keyring.signer(purpose)
     return keyring
   }

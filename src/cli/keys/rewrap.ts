@@ -17,13 +17,14 @@ export async function rewrapKeys(to: Config['keyWrapper'], env: NodeJS.ProcessEn
   const { keyWrapper: from } = config
   if (from === to) throw new CommandError(`KEY_WRAPPER is ${to} already: it must name the wrapper to move away from`)
   const ending: Ending = []
-  // A relay whose keys are half moved does not start, so whoever interrupts waits for the end.
-  const hold = (): void =>
-    void process.stderr.write('finishing: keys that are half moved are no use to either wrapper\n')
+  // A relay whose keys are half moved does not start: better to wait for the end than to have to run this again.
+  const hold = (): void => void process.stderr.write('finishing: with keys half moved the relay would not start\n')
   for (const signal of signals) process.on(signal, hold)
   try {
     const target = await openKeyWrapper(to, config, logger)
-    const { relay, database } = await openRelay(config, logger, ending, (error) => logger.error({}, error.message))
+    const both = eitherOf(target, await openKeyWrapper(from, config, logger))
+    const lost = (error: Error) => logger.error({}, error.message)
+    const { relay, database } = await openRelay(config, logger, ending, lost, both)
     if (relay.created)
       throw new CommandError('there was no relay here, so one was made: check DATA_DIR and DATABASE_URL')
     await refuseBesideOthers(database, new Date())
@@ -37,6 +38,14 @@ export async function rewrapKeys(to: Config['keyWrapper'], env: NodeJS.ProcessEn
     for (const signal of signals) process.off(signal, hold)
   }
 }
+
+/** Opens what either wrapper holds: a move that was cut short left some keys with each, and is finished from there. */
+const eitherOf = (target: KeyWrapper, source: KeyWrapper): KeyWrapper => ({
+  wrap: (plain, context) => source.wrap(plain, context),
+  unwrap: (wrapped, context) => target.unwrap(wrapped, context).catch(() => source.unwrap(wrapped, context)),
+  generateDataKey: (context) => source.generateDataKey(context),
+  generateSigningKey: (context) => source.generateSigningKey(context),
+})
 
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
@@ -64,8 +73,7 @@ async function move(relay: Opened['relay'], database: Database, target: KeyWrapp
     return await relay.rotation.rewrap(counting)
   } catch (error) {
     if (wrapped === 0 || !(error instanceof Error)) throw error
-    const remedy = 'keys/README.md says what to do under "A move that failed".'
-    throw new CommandError(`${error.message} Keys may be half moved: ${remedy}`)
+    throw new CommandError(`${error.message} Keys are half moved: run the same command again to finish the move.`)
   }
 }
 
