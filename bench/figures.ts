@@ -41,6 +41,13 @@ export const figureKinds = {
   behindAtEnd: { label: 'undelivered at end of load', unit: '', better: 'neither' },
   duplicates: { label: 'delivered twice', unit: '', better: 'neither' },
   verified: { label: 'receipts and webhooks verified', unit: '', better: 'neither' },
+  receiptUs: { label: 'CPU of both, per fresh receipt', unit: 'µs', better: 'lower' },
+  appendOfSmall: { label: 'CPU per append ÷ small log', unit: '×', better: 'lower' },
+  acceptOfSmall: { label: 'accept p50 ÷ small log', unit: '×', better: 'lower' },
+  receiptOfSmall: { label: 'CPU per receipt ÷ small log', unit: '×', better: 'lower' },
+  receiptTimeOfSmall: { label: 'time per receipt ÷ small log', unit: '×', better: 'lower' },
+  startOfSmall: { label: 'start ÷ small log', unit: '×', better: 'lower' },
+  memoryGrowth: { label: 'memory, last ÷ third minute', unit: '×', better: 'lower' },
   startMs: { label: 'from start to ready', unit: 'ms', better: 'lower' },
   firstAcceptMs: { label: 'first accept after that', unit: 'ms', better: 'lower' },
   opensslSignsPerS: { label: 'openssl speed, signs', unit: '/s', better: 'neither' },
@@ -91,6 +98,12 @@ export const bars: readonly Bar[] = [
   { scenario: 'accept-only', figure: 'acceptedPerS', bar: { atLeast: 6000 } },
   { scenario: 'verify', figure: 'answeredPerS', bar: { atLeast: 3000 }, goal: 5000 },
   { scenario: 'jwks', figure: 'answeredPerS', bar: { atLeast: 10_000 } },
+  { scenario: 'large-log', figure: 'appendOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'large-log', figure: 'acceptOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'large-log', figure: 'receiptOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'large-log', figure: 'receiptTimeOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'large-log', figure: 'startOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'soak', figure: 'memoryGrowth', bar: { atMost: 1.1 } },
 ]
 
 export const meets = (value: number, bar: Bar['bar']): boolean =>

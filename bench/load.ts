@@ -36,10 +36,11 @@ export interface PostLog {
 }
 
 export interface Requesting {
-  readonly url: string
-  readonly method: 'GET' | 'POST'
-  /** Sent in turn; one empty body for GET. */
-  readonly bodies: readonly string[]
+  /** Scheme, host and port. */
+  readonly origin: string
+  /** Sent in turn; with a body by POST, else by GET. */
+  readonly requests: readonly { readonly path: string; readonly body?: string }[]
+  readonly headers?: Readonly<Record<string, string>>
   readonly seconds: number
   readonly connections: number
   /** Found in every right answer. */
@@ -98,22 +99,23 @@ const questions = {
   },
 
   /** A closed loop of any requests. Rejects unless every answer is 200 and holds what is expected. */
-  async request({ url, method, bodies, seconds, connections, expect }: Requesting): Promise<PostLog> {
+  async request({ origin, requests, headers, seconds, connections, expect }: Requesting): Promise<PostLog> {
     const notes = new Notes(0)
     let wrong = 0
-    const one = (body: string): autocannon.Request => ({
+    const one = ({ path, body }: Requesting['requests'][number]): autocannon.Request => ({
+      path,
+      ...(body !== undefined && { method: 'POST', body, headers: { ...headers, 'content-type': 'application/json' } }),
       setupRequest(request, context) {
         Object.assign(context, { post: notes.start(clockMs()) })
-        return { ...request, ...(method === 'POST' && { body }) }
+        return request
       },
       onResponse(status, text, context) {
         if (status !== 200 || !text.includes(expect)) wrong++
         notes.answer((context as { post: number }).post, status, '')
       },
     })
-    const headers = method === 'POST' ? { 'content-type': 'application/json' } : {}
-    await cannon({ url, method, connections, duration: seconds, headers, requests: bodies.map(one) })
-    if (wrong > 0) throw new Error(`${wrong} wrong answers of ${url}`)
+    await cannon({ url: origin, connections, duration: seconds, headers: { ...headers }, requests: requests.map(one) })
+    if (wrong > 0) throw new Error(`${wrong} wrong answers of ${requests[0]?.path}`)
     return notes.close()
   },
 }

@@ -11,12 +11,16 @@ import { type PostgresCounters, readCounters } from './postgres-counters.ts'
 import type { ReceiverQuestions } from './receiver.ts'
 import type { Target } from './testbed.ts'
 
-/** How messages are posted. */
-export interface MessageLoad {
-  readonly payload: PayloadKind
+/** How long to measure. */
+export interface Pace {
   readonly seconds: number
   /** Unmeasured, before that, until V8 has compiled what is hot. */
   readonly warmUpSeconds: number
+}
+
+/** How messages are posted. */
+export interface MessageLoad extends Pace {
+  readonly payload: PayloadKind
   readonly connections: number
   /** Posts a second in an open loop; absent: a closed loop, as fast as it goes. */
   readonly rate?: number

@@ -24,7 +24,7 @@ export function readOptions(args: readonly string[]): Options | string {
   }
   if (values.help) return help()
   const quick = values.quick === true
-  const names = values.scenario?.split(',') ?? Object.keys(scenarios).filter((name) => !quick || scenarios[name]?.quick)
+  const names = values.scenario?.split(',') ?? unnamed(quick)
   const unknown = names.filter((name) => !(name in scenarios))
   if (unknown.length > 0) return `There is no scenario ${unknown.join(', ')}.\n\n${help()}`
   const seconds = Number(values.seconds ?? (quick ? 3 : 10))
@@ -41,6 +41,10 @@ export function readOptions(args: readonly string[]): Options | string {
     writeResults: values['write-results'] === true,
   }
 }
+
+/** What runs when no scenario is named. */
+const unnamed = (quick: boolean): string[] =>
+  Object.entries(scenarios).flatMap(([name, scenario]) => ((quick ? scenario.quick : !scenario.long) ? name : []))
 
 const parse = (args: readonly string[]) =>
   parseArgs({
@@ -66,7 +70,7 @@ missing, or if a receipt or signature in the sample does not verify.
 
   --quick               the main scenarios for 3 s each, under a minute in all
   --scenario a,b        only these
-  --seconds N           how long each is measured; 10 by default, after 3 to warm up
+  --seconds N           how long each is measured; 10 by default, after 3 to warm up; minutes for soak
   --runs N              measure everything N times: medians and ranges
   --json file           where the figures go; by default ${join(tmpdir(), 'countersign-bench.json')}
   --compare base.json   ratios to an earlier run, and whether they exceed the noise
@@ -75,6 +79,7 @@ missing, or if a receipt or signature in the sample does not verify.
 
 Scenarios:
 ${Object.entries(scenarios)
-  .map(([name, { title, quick }]) => `  ${name.padEnd(15)} ${quick ? '*' : ' '} ${title}`)
+  .map(([name, { title, quick, long }]) => `  ${name.padEnd(15)} ${quick ? '*' : long ? '-' : ' '} ${title}`)
   .join('\n')}
-                  * in --quick`
+                  * in --quick
+                  - only when named`

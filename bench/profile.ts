@@ -1,9 +1,9 @@
 import { mkdtemp, readdir, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Measured, measureMessages } from './message-load.ts'
+import { type Measured, measureMessages, type Pace } from './message-load.ts'
 import { forgetStatements, readStatements, statementSettings } from './postgres-counters.ts'
-import { assemble, fullSpeed, type Pace } from './scenarios.ts'
+import { assemble, fullSpeed } from './scenarios.ts'
 import { Testbed } from './testbed.ts'
 
 /** Where the time of the end-to-end scenario goes. Per message; `relay` adds up to the relay's whole CPU. */

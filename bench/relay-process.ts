@@ -17,6 +17,9 @@ export interface RelayOptions {
 }
 
 /** `node src/main.ts`, as an operator runs it, on a port of the system's choice. */
+/** The flags of the start script in package.json. */
+const asNpmStart = ['--max-semi-space-size=32']
+
 export class RelayProcess {
   readonly #child: ChildProcess
   readonly url: string
@@ -29,15 +32,9 @@ export class RelayProcess {
   /** Resolves when it listens. Rejects with what it said on stderr when it ends instead. */
   static async start({ dataDir, databaseUrl, profileFolder }: RelayOptions): Promise<RelayProcess> {
     const profiling = profileFolder === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profileFolder}`]
-    const child = spawn(process.execPath, [...profiling, '--import', probe, main], {
+    const child = spawn(process.execPath, [...asNpmStart, ...profiling, '--import', probe, main], {
       env: {
-        ...{
-          PATH: process.env.PATH,
-          ...(process.env.BENCH_NODE_OPTIONS && { NODE_OPTIONS: process.env.BENCH_NODE_OPTIONS }),
-          HOST: '127.0.0.1',
-          PORT: '0',
-          PUBLIC_URL: 'http://relay.bench',
-        },
+        ...{ PATH: process.env.PATH, HOST: '127.0.0.1', PORT: '0', PUBLIC_URL: 'http://relay.bench' },
         ...{ DATA_DIR: dataDir, EGRESS_ALLOW: '127.0.0.0/8', COUNTERSIGN_ADMIN_KEY: adminKey },
         ...(databaseUrl !== undefined && { DATABASE_URL: databaseUrl }),
       },

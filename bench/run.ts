@@ -49,7 +49,7 @@ async function measureAll({ scenarios: names, runs }: Options): Promise<void> {
         const place = `${runs > 1 ? `run ${run}/${runs}, ` : ''}${at + 1}/${names.length}`
         say(`[${place}] ${name}: ${scenarios[name]?.title}`)
         try {
-          found[name] = await testbed.during(async () => (await scenarios[name]?.measure(testbed, pace)) ?? {})
+          found[name] = await testbed.during(async () => (await scenarios[name]?.measure(testbed, pace, say)) ?? {})
         } catch (error) {
           failures.push(`${name}: ${(error as Error).message}`)
         }

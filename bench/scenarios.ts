@@ -3,27 +3,25 @@ import { join } from 'node:path'
 import type { FloorQuestions } from './baseline-floor.ts'
 import type { ForwarderQuestions } from './baseline-forwarder.ts'
 import { measureSignatures } from './baseline-signatures.ts'
-import { cpuUs, cpuUsOfFamily, residentMiB } from './cpu.ts'
-import { type Figures, percentileFigures } from './figures.ts'
-import { clockMs, percentilesOf } from './ledger.ts'
-import type { Requesting } from './load.ts'
-import { type Cast, type MessageLoad, measureMessages } from './message-load.ts'
+import { cpuUsOfFamily } from './cpu.ts'
+import type { Figures } from './figures.ts'
+import { measureLargeLog } from './large-log.ts'
+import { clockMs } from './ledger.ts'
+import { type Cast, type MessageLoad, measureMessages, type Pace } from './message-load.ts'
 import { payloadMaker } from './payloads.ts'
 import { readCounters } from './postgres-counters.ts'
 import { RelayProcess } from './relay-process.ts'
+import { measureRequests, postForReading } from './request-load.ts'
+import { measureSoak } from './soak.ts'
 import { enrol, type Target, type Testbed } from './testbed.ts'
-
-/** How long to measure, and to warm up before. */
-export interface Pace {
-  readonly seconds: number
-  readonly warmUpSeconds: number
-}
 
 export interface Scenario {
   readonly title: string
   /** Part of `--quick`. */
   readonly quick?: true
-  measure(testbed: Testbed, pace: Pace): Promise<Figures>
+  /** Takes so long that it runs only when named. */
+  readonly long?: true
+  measure(testbed: Testbed, pace: Pace, say: (sentence: string) => void): Promise<Figures>
 }
 
 /** A closed loop of as many posts as one endpoint is sent at once, so that neither side runs away from the other. */
@@ -55,6 +53,12 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   checkpoint: reads('read the checkpoint', '/log/checkpoint', 'relay.bench/log'),
   tile: reads('read a full tile', '/log/tile/0/000', ''),
   entries: reads('read a full bundle of entries', '/log/tile/entries/000', ''),
+  'large-log': { title: 'a log of 10 million leaves beside one of 10 thousand', measure: measureLargeLog },
+  soak: {
+    title: 'end to end, 1,000 a second, for minutes instead of seconds',
+    long: true,
+    measure: async (testbed, pace, say) => measureSoak(await assemble(testbed, {}), pace, say),
+  },
   start: { title: 'cold start, PostgreSQL made included', measure: (testbed) => measureStart(testbed, 'cold') },
   restart: { title: 'warm start on the same folder', measure: (testbed) => measureStart(testbed, 'warm') },
 }
@@ -125,67 +129,27 @@ async function measureFloor(testbed: Testbed, { seconds }: Pace): Promise<Figure
   }
 }
 
-/** Enough leaves for a full tile and its bundle. */
-const leavesForReading = 300
-
-async function relayWithMessages(
-  testbed: Testbed,
-): Promise<{ relay: RelayProcess; receipts: [post: number, text: string][] }> {
+async function relayForReading(testbed: Testbed) {
   const relay = await testbed.startRelay(await testbed.createDatabase())
-  const { urls, headers } = await enrol([relay], [])
-  const payload = payloadMaker(1024)
-  const receipts: [number, string][] = []
-  for (let post = 0; post < leavesForReading; post++) {
-    const answer = await fetch(urls[0] ?? '', { method: 'POST', headers, body: Buffer.from(payload(post)) })
-    receipts.push([post, await answer.text()])
-  }
-  return { relay, receipts }
+  const receipts = await postForReading(relay)
+  const cast = { relay, generator: await testbed.startGenerator(), postmasterPid: testbed.postgres.pid ?? 0 }
+  return { receipts, cast }
 }
 
 async function measureVerify(testbed: Testbed, pace: Pace): Promise<Figures> {
-  const { relay, receipts } = await relayWithMessages(testbed)
+  const { receipts, cast } = await relayForReading(testbed)
   const payload = payloadMaker(1024)
   const bodies = receipts.map(([post, receipt]) => `{"receipt":${receipt},"payload":${payload(post)}}`)
-  return measureRequests(testbed, relay, pace, {
-    method: 'POST',
-    path: '/v1/verify',
-    bodies,
-    expect: '"verdict":"valid"',
-  })
+  const requests = bodies.map((body) => ({ path: '/v1/verify', body }))
+  return measureRequests(cast, pace, { requests, expect: '"verdict":"valid"' })
 }
 
 function reads(title: string, path: string, expect: string, { quick }: { quick?: true } = {}): Scenario {
   const measure = async (testbed: Testbed, pace: Pace) => {
-    const { relay } = await relayWithMessages(testbed)
-    return measureRequests(testbed, relay, pace, { method: 'GET', path, bodies: [''], expect })
+    const { cast } = await relayForReading(testbed)
+    return measureRequests(cast, pace, { requests: [{ path }], expect })
   }
   return { title, measure, ...(quick && { quick }) }
-}
-
-async function measureRequests(
-  testbed: Testbed,
-  relay: RelayProcess,
-  { seconds, warmUpSeconds }: Pace,
-  { path, ...what }: Pick<Requesting, 'method' | 'bodies' | 'expect'> & { path: string },
-): Promise<Figures> {
-  const generator = await testbed.startGenerator()
-  const requesting: Omit<Requesting, 'seconds'> = { ...what, url: relay.url + path, connections: 32 }
-  await generator.ask('request', { ...requesting, seconds: warmUpSeconds })
-  relay.forgetStalls()
-  const before = await cpuUs(relay.pid)
-  const log = await generator.ask('request', { ...requesting, seconds: Math.min(seconds, 10) })
-  const after = await cpuUs(relay.pid)
-  const answered = log.status.filter((status) => status === 200).length
-  const latencies = log.startMs.map((start, post) => (log.answeredMs[post] ?? 0) - start).filter((ms) => ms > 0)
-  const stalls = await relay.stalls()
-  return {
-    answeredPerS: (answered * 1000) / (log.endedMs - log.beganMs),
-    ...percentileFigures('accept', percentilesOf(latencies)),
-    relayUs: before === undefined || after === undefined ? undefined : (after - before) / answered,
-    residentMaxMiB: await residentMiB(relay.pid),
-    stallP99Ms: stalls.p99Ms,
-    stallMaxMs: stalls.maxMs,
-  }
 }
 
 /** From spawn to ready with a PostgreSQL of its own: made anew (cold), or found there (warm). */

@@ -23,6 +23,8 @@ export interface Target {
 export interface FreshDatabase {
   readonly name: string
   readonly url: string
+  /** The folder of its relays: it has the key that wraps their keys. */
+  readonly dataDir: string
   /** Outside every relay's pool. */
   readonly session: Session
 }
@@ -81,13 +83,13 @@ export class Testbed {
       await administrator.close()
     })
     const parameters = new URLSearchParams({ host, port: String(port) })
-    return { name, session, url: `postgresql://${user}:${encodeURIComponent(password)}@/${name}?${parameters}` }
+    const url = `postgresql://${user}:${encodeURIComponent(password)}@/${name}?${parameters}`
+    return { name, session, url, dataDir: join(this.folder, name) }
   }
 
-  /** Relays on one database share the folder too: it has the key that wraps their keys. */
+  /** Relays on one database share the folder too. */
   async startRelay(database: FreshDatabase, profileFolder?: string): Promise<RelayProcess> {
-    const { name, url: databaseUrl } = database
-    const dataDir = join(this.folder, name)
+    const { url: databaseUrl, dataDir } = database
     const relay = await RelayProcess.start({ dataDir, databaseUrl, ...(profileFolder && { profileFolder }) })
     this.#ending.push(() => relay.stop())
     return relay

@@ -150,8 +150,8 @@ export class Relay {
     const { clock, database, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
-    const signed = signStatement(this.keyring, state(this.issuer, acceptanceOf(message), now))
-    const draft = draftReceipt(message.id, signed, this.#trust)
+    const signed = await signStatement(this.keyring, state(this.issuer, acceptanceOf(message), now))
+    const draft = draftReceipt(message.id, signed, this.keyring)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const place = await this.sequencer.append({
@@ -185,7 +185,7 @@ export class Relay {
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
     const { head, proof } = await proveNow(database, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
-    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.#trust), place, this.#trust)
+    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
@@ -260,6 +260,7 @@ export class Relay {
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
+    await this.keyring.close()
   }
 
   async #keepKeys(): Promise<void> {

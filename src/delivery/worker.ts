@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { receiptHeader } from '../keyring/jws.ts'
-import { type Keyring, signWith } from '../keyring/keyring.ts'
+import type { Keyring } from '../keyring/keyring.ts'
 import { webhookSigningInput } from '../keyring/signing-input.ts'
 import { readStatement } from '../log/reader.ts'
 import type { Sequencer } from '../log/sequencer.ts'
@@ -189,7 +189,7 @@ export class DeliveryWorker {
     const { clock, client } = this.#parts
     const number = delivery.attempts + 1
     const at = clock.now()
-    const { headers, kid } = this.#seal(delivery, cargo, number, at)
+    const { headers, kid } = await this.#seal(delivery, cargo, number, at)
     const outcome = await client.post(cargo.url, headers, cargo.payload)
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') return await this.#release([delivery])
     this.#follow(this.#conclude(delivery, { number, at, outcome, kid }))
@@ -228,17 +228,16 @@ export class DeliveryWorker {
   }
 
   /** The request's headers (DESIGN.md section 2), signed for this attempt: the time is that of the attempt. */
-  #seal(
+  async #seal(
     { messageId }: ClaimedDelivery,
     cargo: Cargo,
     number: number,
     at: Date,
-  ): { headers: Record<string, string>; kid: string } {
+  ): Promise<{ headers: Record<string, string>; kid: string }> {
     const { keyring } = this.#parts
     const timestampS = Math.floor(at.getTime() / 1000)
-    const key = keyring.signer('payload')
-    const { kid } = key
-    const signature = signWith(key, webhookSigningInput(messageId, timestampS, cargo.payload))
+    const input = webhookSigningInput(messageId, timestampS, cargo.payload)
+    const { kid, signature } = await keyring.sign(() => input)
     const headers = {
       'content-type': 'application/json',
       'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,

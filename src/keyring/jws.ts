@@ -16,15 +16,3 @@ export function kidOfReceiptHeader(protectedHeader: string): string | undefined 
 
 export const verifyJws = (protectedHeader: string, payload: string, signature: Uint8Array, key: KeyObject): boolean =>
   signature.length === 64 && verify(null, jwsSigningInput(protectedHeader, payload), key, signature)
-
-/** The same on another thread: verifying is the dearest thing done for a message, and nothing need wait for it. */
-export const verifyJwsAside = (
-  protectedHeader: string,
-  payload: string,
-  signature: Uint8Array,
-  key: KeyObject,
-): Promise<boolean> =>
-  new Promise((resolve, reject) => {
-    const input = jwsSigningInput(protectedHeader, payload)
-    verify(null, input, key, signature, (error, holds) => (error === null ? resolve(holds) : reject(error)))
-  })

@@ -6,6 +6,7 @@ import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.t
 import type { Logger } from '../ports/logger.ts'
 import { importPrivateKey, importPublicKey, publicJwk, rawPublicKey, thumbprint } from './jwk.ts'
 import type { SigningInput } from './signing-input.ts'
+import { SigningThread } from './signing-thread.ts'
 import { type KeyPurpose, type KeyRecord, type KeyRow, keyState, selectKeys } from './store.ts'
 
 /** A key generated just now, not on record yet. */
@@ -54,6 +55,7 @@ export class Keyring {
   #records: readonly KeyRecord[] = []
   readonly #signing = new Map<string, SigningKey>()
   readonly #publicKeys = new Map<string, KeyObject>()
+  readonly #thread = new SigningThread()
   /** Keys that are on record and could not be unwrapped: 0 while all is well. */
   unopened = 0
 
@@ -99,6 +101,23 @@ export class Keyring {
     const key = record && this.#signing.get(record.kid)
     if (key === undefined) throw new Error(`the keyring has no ${purpose} key that is active at ${now.toISOString()}`)
     return key
+  }
+
+  /** Signs with the payload key that is active now. On another thread: so the key may have changed when it is done. */
+  async sign(inputFor: (kid: string) => SigningInput): Promise<{ kid: string; signature: Uint8Array }> {
+    const { kid, key } = this.signer('payload')
+    return { kid, signature: await this.#thread.sign(key, inputFor(kid)) }
+  }
+
+  /** Whether a signature is by this key of ours; false for a key we never had. On another thread. */
+  async verify(kid: string, input: SigningInput, signature: Uint8Array): Promise<boolean> {
+    const publicKey = this.#publicKeys.get(kid)
+    return publicKey !== undefined && signature.length === 64 && this.#thread.verify(publicKey, input, signature)
+  }
+
+  /** Stops the thread. Nothing can be signed any more. */
+  close(): Promise<void> {
+    return this.#thread.close()
   }
 
   /** All log keys that sign a checkpoint: the active one, and during the overlap the one before it. */

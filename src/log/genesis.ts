@@ -72,6 +72,7 @@ export async function findOrCreateLog(
   const { treeSize, rootHash } = edge
   const keyring = await Keyring.open(tx, { wrapper, issuer, clock, logger })
   const checkpoint = checkpointSigner(keyring, origin)({ origin, treeSize, rootHash })
+  await keyring.close()
   const head = { issuer, origin, treeSize, rootHash, checkpoint }
   await insertHead(tx, head)
   return { head, created: true }

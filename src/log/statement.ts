@@ -1,6 +1,6 @@
 import { randomFillSync } from 'node:crypto'
 import { receiptHeader } from '../keyring/jws.ts'
-import { type Keyring, signWith } from '../keyring/keyring.ts'
+import type { Keyring } from '../keyring/keyring.ts'
 import { jwsSigningInput } from '../keyring/signing-input.ts'
 import { canonicalJson } from '../message/canonical.ts'
 import { sha256 } from '../message/digest.ts'
@@ -116,9 +116,7 @@ export interface SignedStatement {
   readonly signature: Uint8Array
 }
 
-export function signStatement(keyring: Keyring, statement: Statement): SignedStatement {
-  const key = keyring.signer('payload')
-  const { kid } = key
-  const input = jwsSigningInput(receiptHeader(kid), Buffer.from(statement).toString('base64url'))
-  return { statement, kid, signature: signWith(key, input) }
+export async function signStatement(keyring: Keyring, statement: Statement): Promise<SignedStatement> {
+  const payload = Buffer.from(statement).toString('base64url')
+  return { statement, ...(await keyring.sign((kid) => jwsSigningInput(receiptHeader(kid), payload))) }
 }

@@ -1,4 +1,6 @@
-import { receiptHeader, verifyJwsAside } from '../keyring/jws.ts'
+import { receiptHeader } from '../keyring/jws.ts'
+import type { Keyring } from '../keyring/keyring.ts'
+import { jwsSigningInput } from '../keyring/signing-input.ts'
 import type { SequencedEntry } from '../log/sequencer.ts'
 import { formatProof } from '../log/tlog-proof.ts'
 import type { Receipt } from './receipt.ts'
@@ -21,11 +23,10 @@ export interface ReceiptDraft {
   readonly sound: Promise<boolean>
 }
 
-export function draftReceipt(messageId: string, signed: SignedBytes, trust: TrustMaterial): ReceiptDraft {
+export function draftReceipt(messageId: string, signed: SignedBytes, keyring: Keyring): ReceiptDraft {
   const header = receiptHeader(signed.kid)
   const payload = Buffer.from(signed.statement).toString('base64url')
-  const key = trust.findKey(signed.kid)
-  const sound = key ? verifyJwsAside(header, payload, signed.signature, key.publicKey) : Promise.resolve(false)
+  const sound = keyring.verify(signed.kid, jwsSigningInput(header, payload), signed.signature)
   sound.catch(() => {}) // answered for when the receipt is issued, if it ever is
   const signature = Buffer.from(signed.signature).toString('base64url')
   return { message: messageId, protected: header, payload, signature, sound }

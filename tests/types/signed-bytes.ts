@@ -21,18 +21,18 @@ export function signsSigningInputsOnly(): void {
   signWith(key, statement)
 }
 
-export function statesStatementsOnly(): void {
-  const signed: SignedStatement = signStatement(
+export async function statesStatementsOnly(): Promise<void> {
+  const signed: SignedStatement = await signStatement(
     keyring,
     state('iss', { kind: 'log.created', sub: '', vkey: '' }, new Date()),
   )
-  signStatement(keyring, signed.statement)
+  await signStatement(keyring, signed.statement)
   // @ts-expect-error a payload says nothing that we vouch for
-  signStatement(keyring, payload)
+  await signStatement(keyring, payload)
   // @ts-expect-error raw bytes neither
-  signStatement(keyring, bytes)
+  await signStatement(keyring, bytes)
   // @ts-expect-error canonical JSON has no salt, issuer or time, unless state() made it
-  signStatement(keyring, canonicalJson({ kind: 'log.created' }))
+  await signStatement(keyring, canonicalJson({ kind: 'log.created' }))
 }
 
 export function makesPayloadsInOnePlace(): CanonicalPayload[] {
