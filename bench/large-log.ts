@@ -2,7 +2,7 @@
  * Does a log get dearer as it grows? Two logs, three orders of magnitude apart, each with some real messages at its very
  * beginning, are measured in turn, so that what the machine does meanwhile happens to both:
  *
- *     start a relay -> append at a modest rate -> fresh receipts of the oldest messages -> stop       three times each
+ *     start a relay -> fresh receipts of the oldest messages -> append at a modest rate -> stop       three times each
  *
  * The figures are the large log's, and its ratios to the small one; both from medians.
  */
@@ -77,7 +77,10 @@ async function seedLog(testbed: Testbed, leaves: number, say: (sentence: string)
   return { leaves, database, receipts, found: [] }
 }
 
-/** The start compares the log with the checkpoint published last, in round 1 the one from before it was extended. */
+/**
+ * The start compares the log with the checkpoint published last, in round 1 the one from before it was extended. Reading
+ * comes before appending, which waits until everything is done: so no read is cut off when the relay stops.
+ */
 async function measureLog(
   testbed: Testbed,
   { database, receipts }: SeededLog,
@@ -90,30 +93,40 @@ async function measureLog(
   const startMs = clockMs() - beganMs
 
   const postmasterPid = testbed.postgres.pid ?? 0
-  const cast = { target: await enrol([relay], []), generator, receiver, database: { ...database, postmasterPid } }
-  const load = { ...pace, payload: 1024, connections: 512, rate: appendsPerS }
-  const { figures: appending } = await measureMessages(cast, load)
-
   const paths = receipts.map(([, receipt]) => `/v1/messages/${messageOf(receipt)}/receipt`)
-  await verifyFresh(relay, receipts, paths)
+  const verified = await verifyFresh(relay, receipts, paths)
   const reading = await measureRequests({ relay, generator, postmasterPid }, pace, {
     requests: paths.map((path) => ({ path })),
     headers: { authorization: `Bearer ${adminKey}` },
     expect: '"tlog-proof"',
   })
+
+  const cast = { target: await enrol([relay], []), generator, receiver, database: { ...database, postmasterPid } }
+  const load = { ...pace, payload: 1024, connections: 512, rate: appendsPerS }
+  const { figures: appending } = await measureMessages(cast, load)
   await relay.stop()
-  return { ...appending, startMs, answeredPerS: reading.answeredPerS, receiptUs: reading.relayAndPostgresUs }
+  return {
+    ...appending,
+    verified: verified + (appending.verified ?? 0),
+    startMs,
+    answeredPerS: reading.answeredPerS,
+    receiptUs: reading.relayAndPostgresUs,
+  }
 }
 
 const messageOf = (receipt: string): string => (JSON.parse(receipt) as { message: string }).message
 
-/** A stranger must find the oldest messages in the large log. */
-async function verifyFresh(relay: RelayProcess, receipts: SeededLog['receipts'], paths: readonly string[]) {
+/** A stranger must find the oldest messages in the large log. Resolves with how many were looked for. */
+async function verifyFresh(
+  relay: RelayProcess,
+  receipts: SeededLog['receipts'],
+  paths: readonly string[],
+): Promise<number> {
   const fresh: [number, string][] = []
   for (const [i, [post]] of receipts.entries()) {
     if (i % 16 === 0) fresh.push([post, JSON.stringify(await relay.call('GET', paths[i] ?? ''))])
   }
-  await verifyKept(relay, { receipts: fresh, webhooks: [] }, payloadMaker(1024))
+  return verifyKept(relay, { receipts: fresh, webhooks: [] }, payloadMaker(1024))
 }
 
 const medians = (found: readonly Figures[]): Figures =>

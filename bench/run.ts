@@ -51,7 +51,8 @@ async function measureAll({ scenarios: names, runs }: Options): Promise<void> {
         try {
           found[name] = await testbed.during(async () => (await scenarios[name]?.measure(testbed, pace, say)) ?? {})
         } catch (error) {
-          failures.push(`${name}: ${(error as Error).message}`)
+          const { message, cause } = error as Error
+          failures.push(`${name}: ${message}${cause instanceof Error ? ` (${cause.message})` : ''}`)
         }
       }
       report.runs.push(derive(found))
