@@ -53,6 +53,10 @@ export class RelayProcess {
         else if (level >= errorLevel) process.stderr.write(`relay: ${line}\n`)
       })
     })
+    // Whoever was talking to it will only hear that its connection is gone.
+    child.once('exit', (code, signal) => {
+      if (code !== 0) process.stderr.write(`relay: ended (${signal ?? code}): ${said}\n`)
+    })
     return new RelayProcess(child, `http://127.0.0.1:${port}`)
   }
 

@@ -164,7 +164,8 @@ class PostgresDatabase implements Database {
 
   /** BEGIN is sent and not waited for: sharing a round trip with the first statement makes short transactions a third
    *  faster even over a unix socket (2,900 → 3,800 per second and connection on 2 cores). Should PostgreSQL refuse it (a
-   *  cancel can hit it), that statement has run outside any transaction, and only reading back tells what it did. */
+   *  cancel can hit it), what was sent behind it ran statement by statement, outside any transaction, and only reading
+   *  back tells what it did. */
   #begin(client: pg.PoolClient): Promise<unknown> {
     const begun = this.#unlessLost(client.query(begin), client, DatabaseUnavailable).catch((error: unknown) => {
       if (error instanceof DatabaseUnavailable) throw error

@@ -69,7 +69,14 @@ function install(reason) {
   // Under npm, npm itself by the Node it runs on: when that on the PATH is ours, npm ci is about to replace it.
   const { npm_execpath: npm, npm_node_execpath: node = process.execPath } = process.env
   const command = npm && basename(npm) === 'npm-cli.js' ? [node, npm] : ['npm']
-  const options = ['--ignore-scripts', '--loglevel=error', '--no-audit', '--no-fund', '--include=dev', '--include=optional']
+  const options = [
+    '--ignore-scripts',
+    '--loglevel=error',
+    '--no-audit',
+    '--no-fund',
+    '--include=dev',
+    '--include=optional',
+  ]
   const [file, ...args] = [...command, 'ci', ...options]
   const { status, signal, error } = spawnSync(file, args, { cwd: root, stdio: 'inherit' })
   if (status === 0) return

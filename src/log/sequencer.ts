@@ -173,7 +173,8 @@ export class Sequencer {
     const { treeSize, rootHash } = growth.edge
     const checkpoint = this.#signCheckpoint({ origin: at.origin, treeSize, rootHash })
     // First of all, so that whatever follows is ours alone to write.
-    advanceHead(tx, { treeSize: edge.treeSize, configuration: at.configuration }, { treeSize, rootHash, checkpoint })
+    const from = { treeSize: edge.treeSize, rootHash: edge.rootHash, configuration: at.configuration }
+    advanceHead(tx, from, { treeSize, rootHash, checkpoint })
     insertStatements(
       tx,
       admitted.map(({ tenantId, entry, sealed, pending: { signed } }, i) => ({

@@ -35,17 +35,17 @@ export const insertHead = (tx: Tx, head: Omit<HeadRow, 'configuration'>): Promis
 // it the whole transaction, without our having to wait and look.
 const moveHead = `
   with moved as (
-    update log set tree_size = $3, root_hash = $4, checkpoint = $5
-     where tree_size = $1 and configuration = $2
+    update log set tree_size = $4, root_hash = $5, checkpoint = $6
+     where tree_size = $1 and root_hash = $2 and configuration = $3
     returning 1)
   select 1 / count(*) from moved`
 
 export function advanceHead(
   tx: Transaction,
-  from: Pick<HeadRow, 'treeSize' | 'configuration'>,
+  from: Pick<HeadRow, 'treeSize' | 'rootHash' | 'configuration'>,
   to: { treeSize: number; rootHash: Uint8Array; checkpoint: string },
 ): void {
-  tx.send(moveHead, [from.treeSize, from.configuration, to.treeSize, to.rootHash, to.checkpoint])
+  tx.send(moveHead, [from.treeSize, from.rootHash, from.configuration, to.treeSize, to.rootHash, to.checkpoint])
 }
 
 /** Whether this is how PostgreSQL refuses {@link advanceHead} (SQLSTATE division_by_zero; nothing else of ours divides). */
