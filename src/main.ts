@@ -107,6 +107,7 @@ export async function openRelay(
     queueDepth: () => relay.sequencer.depth,
     deliveries: () => relay.worker.depth,
     unopenedKeys: () => relay.keyring.unopened,
+    keyTicksFailed: () => relay.keyTicksFailed,
     oldestPendingS: async () => {
       const dueAt = await oldestPending(database)
       return dueAt === undefined ? 0 : Math.max(0, (Date.now() - dueAt.getTime()) / 1000)

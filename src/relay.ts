@@ -108,6 +108,7 @@ export class Relay {
   readonly #maxQueue: number
   readonly #keyTickMs: number
   readonly #stopping = new AbortController()
+  #keyTicksFailed = 0
   #keeping: Promise<void> = Promise.resolve()
 
   private constructor(parts: RelayParts) {
@@ -252,6 +253,27 @@ export class Relay {
     return jwksOf(this.keyring.history, this.policy, this.#adapters.clock.now())
   }
 
+  /** How often in a row the keys could not be looked after: the wrapping service, or the database, is out of reach. The
+   *  keys in memory go on signing. */
+  get keyTicksFailed(): number {
+    return this.#keyTicksFailed
+  }
+
+  /** One look after the keys. Never rejects: what fails is tried again at the next. */
+  async lookAfterKeys(): Promise<void> {
+    const { logger } = this.#adapters
+    try {
+      await this.rotation.tick()
+      if (this.#keyTicksFailed > 0) logger.info({ failures: this.#keyTicksFailed }, 'keyring.tick works again')
+      this.#keyTicksFailed = 0
+    } catch (error) {
+      // Said once for an outage, which may last; the gauge says that it does.
+      if (this.#keyTicksFailed === 0)
+        logger.warn({ err: error }, 'keyring.tick failed; the keys in memory go on signing')
+      this.#keyTicksFailed += 1
+    }
+  }
+
   /** Finishes what was accepted and what is in flight. Posts must have stopped coming. */
   async close(graceMs = 5000): Promise<void> {
     this.#stopping.abort()
@@ -266,9 +288,7 @@ export class Relay {
   async #keepKeys(): Promise<void> {
     const { signal } = this.#stopping
     while (!signal.aborted) {
-      await this.rotation.tick().catch((error: unknown) => {
-        this.#adapters.logger.warn({ err: error }, 'keyring.tick failed, will try again')
-      })
+      await this.lookAfterKeys()
       await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
     }
   }

@@ -7,6 +7,8 @@ export interface Gauges {
   deliveries(): { queued: number; inFlight: number }
   /** Keys on record that could not be unwrapped. */
   unopenedKeys(): number
+  /** How often in a row the keys could not be looked after. */
+  keyTicksFailed(): number
   /** Seconds that the oldest pending delivery is overdue; 0 if none is. */
   oldestPendingS(): Promise<number>
 }
@@ -79,6 +81,9 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
     )
     gauge('keys_unopened', 'Keys on record that could not be unwrapped; 0 while all is well', () =>
       gauges.unopenedKeys(),
+    )
+    gauge('key_ticks_failed', 'How often in a row the keys could not be looked after; 0 while all is well', () =>
+      gauges.keyTicksFailed(),
     )
     gauge('resident_memory_bytes', 'Resident memory of the relay', () => process.memoryUsage.rss())
   }

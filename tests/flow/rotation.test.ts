@@ -2,8 +2,10 @@ import { createPublicKey, type KeyObject, verify } from 'node:crypto'
 import { createRemoteJWKSet, type JSONWebKeySet, jwtVerify } from 'jose'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { dueSteps } from '../../src/keyring/lifecycle.ts'
+import { openCheckpoint } from '../../src/log/checkpoint.ts'
+import { parseVerifierKey } from '../../src/log/note.ts'
 import { type Arrived, Receiver } from '../support/receiver.ts'
-import { TestRelay, type TestTenant } from '../support/relay.ts'
+import { keyWrapper, kmsServer, TestRelay, type TestTenant } from '../support/relay.ts'
 
 const day = 86_400_000
 const hour = 3_600_000
@@ -163,6 +165,52 @@ test('rotating by hand uses the key that receivers already know, and a revoked k
   const [row] = await relay.database.database.query('select wrapped_seed from keys where kid = $1', [next?.kid ?? ''])
   expect(row).toEqual({ wrapped_seed: null })
 })
+
+test('in the overlap a checkpoint carries the signatures of both log keys, and either one alone suffices', async () => {
+  const vkeys = async () => (await relay.call<string>('GET', '/log/vkey', { key: null })).body.trim().split('\n')
+  const [old = ''] = await vkeys()
+  expect((await relay.call('POST', '/v1/keys/rotate', { body: { purpose: 'log' } })).status).toBe(200)
+  await relay.post(tenant, { after: true })
+  const { body: checkpoint } = await relay.call<string>('GET', '/log/checkpoint', { key: null })
+  const fresh = (await vkeys()).filter((vkey) => vkey !== old)
+  expect(checkpoint.match(/^— /gm)).toHaveLength(2)
+  for (const vkey of [old, ...fresh]) {
+    const opened = openCheckpoint(checkpoint, { origin: relay.relay.origin, vkeys: [parseVerifierKey(vkey)] })
+    expect(opened.verified).toHaveLength(1)
+  }
+  expect(fresh).toHaveLength(1)
+  await relay.check()
+
+  for (let days = 0; days < 91; days += 30.5) await advance(30.5 * day)
+  await relay.post(tenant, { later: true })
+  expect((await relay.call<string>('GET', '/log/checkpoint', { key: null })).body.match(/^— /gm)).toHaveLength(1)
+  await relay.check()
+})
+
+test.runIf(keyWrapper === 'aws-kms')(
+  'an outage of KMS stops rotation and nothing else, and a relay does not start in it',
+  async () => {
+    const kms = await kmsServer()
+    if (kms === undefined) throw new Error('there is no KMS server')
+    kms.switches.fault = { kind: 'DisabledException', times: Number.POSITIVE_INFINITY }
+    relay.clock.advance(61 * day) // a key is due
+    await relay.relay.lookAfterKeys()
+    await relay.relay.lookAfterKeys()
+    expect(relay.relay.keyTicksFailed).toBe(2)
+    expect(relay.relay.keyPlan().steps).not.toEqual([])
+    expect((await relay.post(tenant, { in: 'the outage' })).status).toBe(202)
+    await receiver.until((arrived) => arrived.length === 1)
+    await relay.check()
+    await relay.close()
+    await expect(relay.open()).rejects.toMatchObject({ code: 'kms_key_disabled' })
+
+    kms.switches.fault = undefined
+    await relay.open()
+    await relay.relay.lookAfterKeys()
+    expect(relay.relay.keyTicksFailed).toBe(0)
+    expect(relay.relay.keyring.history.filter((key) => key.activatedAt === null)).toHaveLength(2)
+  },
+)
 
 test('the key history is signed by the active key', async () => {
   const { body } = await relay.call<{ keys: unknown[]; signed: string }>('GET', '/v1/keys', { key: null })

@@ -39,6 +39,9 @@ export const keyWrapper = process.env.TEST_KEY_WRAPPER === 'aws-kms' ? 'aws-kms'
 
 let kms: Promise<KmsServer> | undefined
 
+/** The server behind the wrapper, where there is one. */
+export const kmsServer = (): Promise<KmsServer> | undefined => kms
+
 /** The wrapper under test: a key file in the folder, or the AWS adapter against a server that speaks the protocol. */
 async function openWrapper(folder: string): Promise<KeyWrapper> {
   if (keyWrapper === 'local') return openLocalKeyWrapper(join(folder, 'wrapping-key'))
