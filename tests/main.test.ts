@@ -7,7 +7,9 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { createTestDatabase } from './support/database.ts'
+import { createTestDatabase, urlOf } from './support/database.ts'
+import { Receiver } from './support/receiver.ts'
+import { startSystemPostgres, systemPostgresPresent } from './support/system-postgres.ts'
 
 let folder: string
 const running: ChildProcess[] = []
@@ -119,16 +121,41 @@ test.each([
   expect(relay.errors()).not.toContain('hunter2')
 })
 
-test('DATABASE_URL runs the relay on a server of somebody else', async () => {
-  const external = await createTestDatabase()
-  const relay = start({ DATABASE_URL: external.url, COUNTERSIGN_ADMIN_KEY: adminKey })
+const servers = [
+  { name: 'an embedded one of somebody else', open: async () => createTestDatabase() },
+  ...(systemPostgresPresent ? [{ name: 'the oldest of the system', open: openSystemDatabase }] : []),
+]
+
+test.each(servers)('DATABASE_URL runs the relay on a server that is not its own: $name', async ({ open }) => {
+  const external = await open()
+  const receiver = await Receiver.start()
+  const relay = start({ DATABASE_URL: external.url, COUNTERSIGN_ADMIN_KEY: adminKey, EGRESS_ALLOW: '127.0.0.0/8' })
   const { url } = await relay.listening()
-  expect((await post(`${url}/v1/tenants`, adminKey, { name: 'Acme', tier: 'standard' })).status).toBe(201)
+  const { id: tenant } = await made(url, '/v1/tenants', { name: 'Acme', tier: 'standard' })
+  const { id: source } = await made(url, `/v1/tenants/${tenant}/sources`, { name: 'orders' })
+  const { key } = await made(url, `/v1/tenants/${tenant}/api-keys`, { name: 'v', role: 'ingest', source })
+  await made(url, `/v1/tenants/${tenant}/endpoints`, { url: receiver.url })
+  receiver.answer = (_arrived, response) => response.writeHead(receiver.arrived.length === 1 ? 500 : 204).end()
+  // Enough for a full tile, and a first attempt that fails.
+  const posts = await Promise.all(
+    Array.from({ length: 300 }, (_, n) => post(`${url}/v1/sources/${source}/messages`, key, { n })),
+  )
+  expect(posts.map(({ status }) => status)).toEqual(posts.map(() => 202))
+  await receiver.until(() => receiver.messages.size === 300)
+  const receipt = await posts[0]?.json()
+  const verdict = await post(`${url}/v1/verify`, key, { receipt, payload: { n: 0 } })
+  expect(await verdict.json()).toMatchObject({ verdict: 'valid' })
   expect(existsSync(join(folder, 'postgres'))).toBe(false)
   relay.child.kill('SIGTERM')
   expect(await relay.ended()).toBe(0)
+  await receiver.stop()
   await external.drop()
 })
+
+async function openSystemDatabase() {
+  const { connection, stop } = await startSystemPostgres()
+  return { url: urlOf(connection), drop: stop }
+}
 
 /** `node src/main.ts` in a process group of its own, with nothing of this environment that configures it. */
 function start(env: Record<string, string>) {
