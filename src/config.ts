@@ -40,7 +40,7 @@ export interface Config {
   retrySchedule: readonly number[]
   /** `MAX_PAYLOAD_BYTES`, default 1 MiB (1048576); at most 16 MiB. */
   maxPayloadBytes: number
-  /** `MAX_QUEUE`: statements waiting to be sequenced beyond which posts are answered 503, default 5000. */
+  /** `MAX_QUEUE`: posts being accepted at once beyond which further ones are answered 503, default 5000. */
   maxQueue: number
   /** `DELIVERY_CONCURRENCY`: attempts in flight in this process, default 256. */
   deliveryConcurrency: number

@@ -108,6 +108,8 @@ export class Relay {
   readonly #maxQueue: number
   readonly #keyTickMs: number
   readonly #stopping = new AbortController()
+  /** Posts that are being accepted: waiting for a signature, for their batch, or for its commit. */
+  #underWay = 0
   #keyTicksFailed = 0
   #keeping: Promise<void> = Promise.resolve()
 
@@ -146,8 +148,16 @@ export class Relay {
    * whatever was wrong with it; then nothing of it is kept.
    */
   async accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
-    if (this.sequencer.depth >= this.#maxQueue)
-      throw new RelayError('overloaded', { retryAfterS: overloadedRetryAfterS })
+    if (this.#underWay >= this.#maxQueue) throw new RelayError('overloaded', { retryAfterS: overloadedRetryAfterS })
+    this.#underWay += 1
+    try {
+      return await this.#accept(arrival)
+    } finally {
+      this.#underWay -= 1
+    }
+  }
+
+  async #accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
     const { clock, database, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
