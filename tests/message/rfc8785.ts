@@ -34,13 +34,24 @@ function serializeNumber(value: number): string {
   let k = 1
   while (Number(value.toExponential(k - 1)) !== value) k++
   const [mantissa = '', exponent = ''] = value.toExponential(k - 1).split('e')
-  const digits = mantissa.replace('.', '')
+  const digits = evenIfTied(value, mantissa.replace('.', ''))
   const n = Number(exponent) + 1
   if (k <= n && n <= 21) return digits + '0'.repeat(n - k)
   if (0 < n && n <= 21) return `${digits.slice(0, n)}.${digits.slice(n)}`
   if (-6 < n && n <= 0) return `0.${'0'.repeat(-n)}${digits}`
   const fraction = k === 1 ? '' : `.${digits.slice(1)}`
   return `${digits.slice(0, 1)}${fraction}e${n > 0 ? '+' : '-'}${serializeNumber(Math.abs(n - 1))}`
+}
+
+/**
+ * Where two numbers of k digits are equally close, ECMA-262 (Number::toString, note 2) and so V8 take the even one, while
+ * toExponential takes the larger. A tie is exact: the decimal expansion goes on with a 5 and nothing more.
+ */
+function evenIfTied(value: number, digits: string): string {
+  const exact = value.toExponential(100).replace('.', '').split('e')[0] ?? ''
+  const tied = /^50*$/.test(exact.slice(digits.length))
+  const isOdd = '13579'.includes(digits.charAt(digits.length - 1))
+  return tied && isOdd ? exact.slice(0, digits.length) : digits
 }
 
 /** §3.2.3: names in the order of their UTF-16 code units, as unsigned integers, the shorter first. */
