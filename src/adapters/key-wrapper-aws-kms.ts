@@ -85,7 +85,7 @@ class AwsKmsKeyWrapper implements KeyWrapper {
   async generateDataKey(context: WrapContext): Promise<{ plain: Uint8Array; wrapped: WrappedKey }> {
     const input = { KeyId: this.#keyId, KeySpec: 'AES_256', EncryptionContext: context } as const
     const answer = await this.#call((kms, within) => kms.generateDataKey(input, within))
-    const wrapped = { blob: present(answer.CiphertextBlob), wrappingKey: present(answer.KeyId) }
+    const wrapped = { blob: present(answer.CiphertextBlob), ...wrappedBy(answer) }
     return { plain: present(answer.Plaintext), wrapped }
   }
 
@@ -112,7 +112,7 @@ class AwsKmsKeyWrapper implements KeyWrapper {
       )
       return made
     }
-    const wrapped = { blob: present(answer.PrivateKeyCiphertextBlob), wrappingKey: present(answer.KeyId) }
+    const wrapped = { blob: present(answer.PrivateKeyCiphertextBlob), ...wrappedBy(answer) }
     return { publicKey: rawPublicKey(present(answer.PublicKey)), wrapped }
   }
 
@@ -301,3 +301,9 @@ function refusal(error: unknown): KmsRefused {
 const codes = new Map<string, KmsRefusal>(
   Object.entries(refusals).flatMap(([code, [, ...names]]) => names.map((name) => [name, code as KmsRefusal] as const)),
 )
+
+/** The key by its ARN, and which of its materials it was: KMS says so of what it generates, and not of what it encrypts. */
+const wrappedBy = ({ KeyId, KeyMaterialId }: { KeyId?: string | undefined; KeyMaterialId?: string | undefined }) => ({
+  wrappingKey: present(KeyId),
+  ...(KeyMaterialId !== undefined && { version: KeyMaterialId }),
+})

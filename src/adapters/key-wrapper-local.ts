@@ -45,7 +45,7 @@ class LocalKeyWrapper implements KeyWrapper {
     const cipher = createCipheriv('aes-256-gcm', this.#key, nonce, { authTagLength: tagBytes })
     cipher.setAAD(encodeContext(context))
     const parts = [Uint8Array.of(version), nonce, cipher.update(plain), cipher.final(), cipher.getAuthTag()]
-    return { blob: new Uint8Array(Buffer.concat(parts)), wrappingKey: this.#wrappingKey }
+    return { blob: new Uint8Array(Buffer.concat(parts)), wrappingKey: this.#wrappingKey, version: String(version) }
   }
 
   async unwrap({ blob, wrappingKey }: WrappedKey, context: WrapContext): Promise<Uint8Array> {

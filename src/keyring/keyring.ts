@@ -29,7 +29,8 @@ export async function generateKey(
   const { publicKey, wrapped } = await wrapper.generateSigningKey(seedContext(issuer, purpose, serial))
   const kid = thumbprint(publicJwk(publicKey))
   const ahead = { retiringAt: null, retiredAt: null, revokedAt: null, revokedReason: null, revokedLeaf: null }
-  const record = { kid, serial, purpose, publicKey, wrappingKey: wrapped.wrappingKey, ...times, ...ahead }
+  const { wrappingKey, version: wrappingVersion = null } = wrapped
+  const record = { kid, serial, purpose, publicKey, wrappingKey, wrappingVersion, ...times, ...ahead }
   await unwrapSigningKey(wrapper, record, wrapped.blob, issuer)
   return { record, wrapped }
 }

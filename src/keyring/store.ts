@@ -17,6 +17,8 @@ export interface KeyRecord {
   /** 32 bytes. */
   readonly publicKey: Uint8Array
   readonly wrappingKey: string
+  /** Of the wrapping key, where the wrapper could tell. */
+  readonly wrappingVersion: string | null
   readonly generatedAt: Date
   /** Signs from then on. May lie ahead. */
   readonly activatedAt: Date | null
@@ -40,15 +42,15 @@ export function keyState(key: KeyRecord, now: Date): KeyState {
 
 export const selectKeys = `
   select kid, serial, purpose, public_key as "publicKey", wrapped_seed as "wrappedSeed",
-         wrapping_key as "wrappingKey", generated_at as "generatedAt", activated_at as "activatedAt",
+         wrapping_key as "wrappingKey", wrapping_version as "wrappingVersion", generated_at as "generatedAt", activated_at as "activatedAt",
          retiring_at as "retiringAt", retired_at as "retiredAt", revoked_at as "revokedAt",
          revoked_reason as "revokedReason", revoked_leaf as "revokedLeaf"
     from keys
    order by generated_at, kid`
 
 const insertKey = `
-  insert into keys (kid, serial, purpose, public_key, wrapped_seed, wrapping_key, generated_at, activated_at)
-  values ($1, $2, $3, $4, $5, $6, $7, $8)`
+  insert into keys (kid, serial, purpose, public_key, wrapped_seed, wrapping_key, wrapping_version, generated_at, activated_at)
+  values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
 export const recordKey = (tx: Tx, { record, wrapped }: GeneratedKey): Promise<unknown> =>
   tx.query(insertKey, [
@@ -58,6 +60,7 @@ export const recordKey = (tx: Tx, { record, wrapped }: GeneratedKey): Promise<un
     record.publicKey,
     wrapped.blob,
     wrapped.wrappingKey,
+    wrapped.version ?? null,
     record.generatedAt,
     record.activatedAt,
   ])
@@ -89,10 +92,12 @@ export const recordRevocation = (
   revocation: { from: Date; reason: string; leafIndex: number },
 ): Promise<unknown> => tx.query(revoke, [kid, revocation.from, revocation.reason, revocation.leafIndex])
 
-const moveSeed = `update keys set wrapped_seed = $2, wrapping_key = $3 where kid = $1 and wrapped_seed is not null`
+const moveSeed = `
+  update keys set wrapped_seed = $2, wrapping_key = $3, wrapping_version = $4
+   where kid = $1 and wrapped_seed is not null`
 
-export const recordWrapping = (tx: Tx, kid: string, { blob, wrappingKey }: WrappedKey): Promise<unknown> =>
-  tx.query(moveSeed, [kid, blob, wrappingKey])
+export const recordWrapping = (tx: Tx, kid: string, { blob, wrappingKey, version }: WrappedKey): Promise<unknown> =>
+  tx.query(moveSeed, [kid, blob, wrappingKey, version ?? null])
 
 const reportAlive = `
   insert into processes (id, seen_at, kids) values ($1, $2, to_jsonb($3::text[]))

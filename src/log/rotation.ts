@@ -131,7 +131,8 @@ export class KeyRotation {
       const context = seedContext(this.#issuer, purpose, serial)
       const wrapped = await rewrapOne(this.#wrapper, to, { blob: wrappedSeed, wrappingKey: row.wrappingKey }, context)
       if (wrapped === undefined) continue
-      const event = { ...aboutKey('key.rewrapped', row), wrapping_key: wrapped.wrappingKey }
+      const { wrappingKey, version: wrappingVersion = null } = wrapped
+      const event = aboutKey('key.rewrapped', { ...row, wrappingKey, wrappingVersion })
       await this.#acts.perform(event, (tx) => recordWrapping(tx, kid, wrapped))
       moved += 1
     }
@@ -234,11 +235,12 @@ async function rewrapOne(
 /** What every statement about a key says of it. */
 export const aboutKey = <K extends string>(
   kind: K,
-  key: Pick<KeyRecord, 'kid' | 'purpose' | 'publicKey' | 'wrappingKey'>,
+  key: Pick<KeyRecord, 'kid' | 'purpose' | 'publicKey' | 'wrappingKey' | 'wrappingVersion'>,
 ) => ({
   kind,
   sub: key.kid,
   purpose: key.purpose,
   x: publicJwk(key.publicKey).x,
   wrapping_key: key.wrappingKey,
+  ...(key.wrappingVersion !== null && { wrapping_version: key.wrappingVersion }),
 })

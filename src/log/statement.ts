@@ -76,6 +76,8 @@ interface KeyEvent<Kind extends string> {
   /** The public key, base64url. */
   x: string
   wrapping_key: string
+  /** Of the wrapping key, where the wrapper can tell. */
+  wrapping_version?: string
 }
 
 /** States `event`: adds version, issuer, time (unix seconds) and a fresh 16-byte salt, which makes the entry hiding. */

@@ -48,6 +48,7 @@ create table keys (
   public_key      bytea not null check (length(public_key) = 32),
   wrapped_seed    bytea,                          -- null once destroyed
   wrapping_key    text not null,
+  wrapping_version text,                          -- of the wrapping key, where the wrapper can tell
   generated_at    timestamptz not null,
   activated_at    timestamptz,
   retiring_at     timestamptz,

@@ -6,6 +6,8 @@ export interface WrappedKey {
   readonly blob: Uint8Array
   /** Names the wrapping key, e.g. `local:3f2a…` or a KMS key ARN. */
   readonly wrappingKey: string
+  /** Which version of it, where the wrapper can tell: KMS's key material, which rotates under one ARN. */
+  readonly version?: string
 }
 
 /**

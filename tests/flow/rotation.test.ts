@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { dueSteps } from '../../src/keyring/lifecycle.ts'
 import { openCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
+import { aboutKey } from '../../src/log/rotation.ts'
 import { type Arrived, Receiver } from '../support/receiver.ts'
 import { keyWrapper, kmsServer, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -211,6 +212,21 @@ test.runIf(keyWrapper === 'aws-kms')(
     expect(relay.relay.keyring.history.filter((key) => key.activatedAt === null)).toHaveLength(2)
   },
 )
+
+test('every statement about a key names the key, its purpose, and what wraps it', async () => {
+  await relay.call('POST', '/v1/keys/rotate', { body: { purpose: 'payload' } })
+  const { keyring } = relay.relay
+  for (const key of keyring.history) {
+    expect(key.wrappingVersion).toMatch(keyWrapper === 'local' ? /^1$/ : /^[0-9a-f]{64}$/)
+    const about = {
+      sub: key.kid,
+      purpose: key.purpose,
+      wrapping_key: key.wrappingKey,
+      wrapping_version: key.wrappingVersion,
+    }
+    expect(aboutKey('key.generated', key)).toMatchObject(about)
+  }
+})
 
 test('the key history is signed by the active key', async () => {
   const { body } = await relay.call<{ keys: unknown[]; signed: string }>('GET', '/v1/keys', { key: null })

@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHash, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { parseArgs } from 'node:util'
@@ -256,7 +256,15 @@ function perform(
       const seen = operation === 'GenerateDataKeyPair' ? { PrivateKeyPlaintext: privateKey.toString('base64') } : {}
       const { KeyPairSpec } = input
       const PrivateKeyCiphertextBlob = encrypt(privateKey)
-      return { KeyId, KeyPairSpec, PrivateKeyCiphertextBlob, PublicKey: publicKey.toString('base64'), ...seen }
+      const KeyMaterialId = createHash('sha256').update(key.material).digest('hex')
+      return {
+        KeyId,
+        KeyMaterialId,
+        KeyPairSpec,
+        PrivateKeyCiphertextBlob,
+        PublicKey: publicKey.toString('base64'),
+        ...seen,
+      }
     }
     default:
       throw new KmsError('UnknownOperationException', operation)
