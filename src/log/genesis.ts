@@ -1,12 +1,12 @@
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { deploymentVault, recordDataKey } from '../keyring/data-keys.ts'
-import { generateKey, Keyring, type SigningKey } from '../keyring/keyring.ts'
+import { generateKey, Keyring } from '../keyring/keyring.ts'
 import { recordKey } from '../keyring/store.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Transaction } from '../ports/database.ts'
 import type { KeyWrapper } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
-import { type Checkpoint, signCheckpoint } from './checkpoint.ts'
+import { type CheckpointSigner, signCheckpoint } from './checkpoint.ts'
 import { makeNoteSigner, makeVerifierKey, type NoteSigner } from './note.ts'
 import { aboutKey } from './rotation.ts'
 import { type AuditEvent, entryOf, state, statementContext } from './statement.ts'
@@ -16,17 +16,12 @@ import { hashLeaf, TreeEdge } from './tree.ts'
 /** The name of the log in every checkpoint: the public URL without its scheme, plus `/log`. */
 export const originOf = (issuer: string): string => `${issuer.replace(/^https?:\/\//, '')}/log`
 
-/** A log key as a signer of notes under the log's name. */
-function noteSigner(origin: string, key: SigningKey): NoteSigner {
-  return makeNoteSigner(origin, key.key)
-}
-
 /** Signs checkpoints with every log key that is active or in its overlap, so a verifier with either key is content. */
-export function checkpointSigner(keyring: Keyring, origin: string): (checkpoint: Checkpoint) => string {
+export function checkpointSigner(keyring: Keyring, origin: string): CheckpointSigner {
   const signers = new Map<string, NoteSigner>()
   return (checkpoint) => {
     const now = keyring.logSigners().map((key) => {
-      const known = signers.get(key.kid) ?? noteSigner(origin, key)
+      const known = signers.get(key.kid) ?? makeNoteSigner(origin, key.key)
       signers.set(key.kid, known)
       return known
     })

@@ -4,7 +4,7 @@ import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
 import { CommitUnknown, type Database, DatabaseUnavailable, type Transaction, type Tx } from '../ports/database.ts'
 import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
 import type { Observer } from '../ports/observer.ts'
-import type { Checkpoint } from './checkpoint.ts'
+import type { CheckpointSigner } from './checkpoint.ts'
 import { loadEdge } from './reader.ts'
 import { entryOf, type Statement, statementContext } from './statement.ts'
 import {
@@ -39,9 +39,6 @@ export interface SequencedEntry {
   readonly checkpoint: string
 }
 
-/** Makes the signed note of a checkpoint. Called once per batch. */
-export type SignCheckpoint = (checkpoint: Checkpoint) => string
-
 /** The log contradicts itself. Nothing may be appended to it any more: the process must stop. */
 export class LogBroken extends Error {
   override readonly name = 'LogBroken'
@@ -60,7 +57,7 @@ const readBackMs = 15_000
 export class Sequencer {
   readonly #database: Database
   readonly #dataKeys: DataKeys
-  readonly #signCheckpoint: SignCheckpoint
+  readonly #signCheckpoint: CheckpointSigner
   readonly #observer: Observer
   readonly #onCheckpoint: (checkpoint: string) => void
   readonly #onBroken: (error: LogBroken) => void
@@ -76,7 +73,7 @@ export class Sequencer {
   constructor(parts: {
     database: Database
     dataKeys: DataKeys
-    signCheckpoint: SignCheckpoint
+    signCheckpoint: CheckpointSigner
     observer: Observer
     /** Told of each checkpoint once it is committed. */
     onCheckpoint: (checkpoint: string) => void
@@ -91,7 +88,7 @@ export class Sequencer {
     this.#onBroken = parts.onBroken
   }
 
-  /** Statements that wait for a batch. Who lets the public in bounds this. */
+  /** Statements that wait for a batch. Bounded by who appends: posts under way (relay.ts) and attempts unrecorded. */
   get depth(): number {
     return this.#queue.length
   }
