@@ -104,7 +104,8 @@ function moveHead(
 ): void {
   advanceHead(tx, from, to)
   const rows = tail.map((entry, i) => ({ leafIndex: to.treeSize - tail.length + i, entry }))
-  const unstated = { tenantId: null, sealed: Buffer.alloc(400), kid: null, signature: null }
+  const filing = { tenantId: null, statedAt: new Date(), kind: 'synthetic', actor: null }
+  const unstated = { ...filing, sealed: Buffer.alloc(400), kid: null, signature: null }
   insertStatements(
     tx,
     rows.filter(({ leafIndex }) => leafIndex >= from.treeSize).map((row) => ({ ...row, ...unstated })),

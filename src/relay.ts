@@ -161,13 +161,13 @@ export class Relay {
     const { clock, database, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
-    const signed = await signStatement(this.keyring, state(this.issuer, acceptanceOf(message), now))
+    const stated = state(this.issuer, acceptanceOf(message), now)
+    const signed = await signStatement(this.keyring, stated.statement)
     const draft = draftReceipt(message.id, signed, this.keyring)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const place = await this.sequencer.append({
-      tenantId: message.tenantId,
-      statement: signed.statement,
+      stated,
       signed,
       effects: [bind(storeMessages, { message, sealed }), bind(this.worker.owe, { message, signed })],
     })

@@ -17,6 +17,7 @@ import {
   DatabaseUnavailable,
   type Param,
   type Transaction,
+  type Tx,
 } from '../ports/database.ts'
 
 /** Where PostgreSQL is: a `postgres://` URL, or a host, which may be the folder of a unix socket. */
@@ -146,6 +147,13 @@ class PostgresDatabase implements Database {
       client.release(this.#unfit.has(client))
       throw refused !== undefined && !(error instanceof CommitUnknown) ? refused.error : error
     }
+  }
+
+  readAs<T>(_tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.transaction(async (tx) => {
+      tx.send('set transaction isolation level repeatable read read only')
+      return work(tx)
+    })
   }
 
   close(): Promise<void> {

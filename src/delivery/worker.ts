@@ -289,10 +289,10 @@ export class DeliveryWorker {
   /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */
   async #state(delivery: ClaimedDelivery, event: AuditEvent, effect: ReturnType<typeof bind>): Promise<void> {
     const { sequencer, clock, issuer } = this.#parts
-    const statement = state(issuer, event, clock.now())
+    const stated = state(issuer, event, clock.now())
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
-        await sequencer.append({ tenantId: delivery.tenantId, statement, effects: [effect] })
+        await sequencer.append({ stated, effects: [effect] })
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'

@@ -34,9 +34,8 @@ export class Acts {
   }
 
   async perform(event: AuditEvent, change: Change): Promise<void> {
-    const tenantId = 'tenant' in event ? event.tenant : undefined
-    const statement = state(this.#issuer, event, this.#clock.now())
-    await this.#sequencer.append({ tenantId, statement, effects: [bind(changes, change)] })
+    const stated = state(this.#issuer, event, this.#clock.now())
+    await this.#sequencer.append({ stated, effects: [bind(changes, change)] })
     this.#onPerformed()
   }
 }

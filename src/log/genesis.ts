@@ -58,9 +58,9 @@ export async function findOrCreateLog(
   }
   const vault = await dataKeys.get(tx, deploymentVault)
   const rows = events.map((event, leafIndex) => {
-    const statement = state(issuer, event, now)
+    const { statement, ...filing } = state(issuer, event, now)
     const sealed = vault.seal(statement, statementContext(null))
-    return { leafIndex, tenantId: null, entry: entryOf(statement), sealed, kid: null, signature: null }
+    return { leafIndex, ...filing, entry: entryOf(statement), sealed, kid: null, signature: null }
   })
   insertStatements(tx, rows)
   const { edge } = TreeEdge.empty.append(rows.map((row) => hashLeaf(row.entry)))

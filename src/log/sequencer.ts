@@ -6,7 +6,7 @@ import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded
 import type { Observer } from '../ports/observer.ts'
 import type { CheckpointSigner } from './checkpoint.ts'
 import { loadEdge } from './reader.ts'
-import { entryOf, type Statement, statementContext } from './statement.ts'
+import { entryOf, type Stated, statementContext } from './statement.ts'
 import {
   advanceHead,
   findStatement,
@@ -20,9 +20,7 @@ import { type Growth, hashLeaf, type TreeEdge } from './tree.ts'
 
 /** A statement to append, and the rows that must exist if and only if it does. */
 export interface Pending {
-  /** Whose data key seals the statement; undefined for the deployment's own. */
-  readonly tenantId: string | undefined
-  readonly statement: Statement
+  readonly stated: Stated
   /** Where a receipt will be issued: the payload key's signature over the statement. */
   readonly signed?: { readonly kid: string; readonly signature: Uint8Array }
   readonly effects: readonly Bound[]
@@ -98,14 +96,14 @@ export class Sequencer {
    * certainly are not, `outcome_unknown` when that could not be found out, or with the error of an effect.
    */
   async append(pending: Pending): Promise<SequencedEntry | Superseded> {
-    const tenantId = pending.tenantId ?? null
+    const { statement, tenantId } = pending.stated
     const dataKey = await this.#dataKeys.get(this.#database, tenantId ?? deploymentVault)
     if (this.#broken !== undefined) throw new RelayError('internal', { cause: this.#broken })
     if (this.#closed) throw new RelayError('shutting_down', { retryAfterS: 1 })
-    const entry = entryOf(pending.statement)
-    const sealed = dataKey.seal(pending.statement, statementContext(tenantId))
+    const entry = entryOf(statement)
+    const sealed = dataKey.seal(statement, statementContext(tenantId))
     return new Promise((resolve, reject) => {
-      this.#queue.push({ pending, tenantId, entry, sealed, resolve, reject })
+      this.#queue.push({ pending, entry, sealed, resolve, reject })
       this.#running ??= this.#drain()
     })
   }
@@ -174,9 +172,12 @@ export class Sequencer {
     advanceHead(tx, from, { treeSize, rootHash, checkpoint })
     insertStatements(
       tx,
-      admitted.map(({ tenantId, entry, sealed, pending: { signed } }, i) => ({
+      admitted.map(({ entry, sealed, pending: { stated, signed } }, i) => ({
         leafIndex: edge.treeSize + i,
-        tenantId,
+        tenantId: stated.tenantId,
+        statedAt: stated.statedAt,
+        kind: stated.kind,
+        actor: stated.actor,
         entry,
         sealed,
         kid: signed?.kid ?? null,
@@ -264,7 +265,6 @@ export class Sequencer {
 
 interface Waiting {
   readonly pending: Pending
-  readonly tenantId: string | null
   readonly entry: Uint8Array
   readonly sealed: Uint8Array
   readonly resolve: (outcome: SequencedEntry | Superseded) => void

@@ -7,7 +7,7 @@ import { sha256 } from '../message/digest.ts'
 
 declare const exact: unique symbol
 
-/** The exact RFC 8785 bytes of one audit event, salt included. Only {@link state} makes one. */
+/** The exact RFC 8785 bytes of one audit event, salt included. Only {@link state} makes them. */
 export type Statement = Uint8Array & { readonly [exact]: 'statement' }
 
 /**
@@ -80,10 +80,28 @@ interface KeyEvent<Kind extends string> {
   wrapping_version?: string
 }
 
+/** A statement, and what the audit log files it under. */
+export interface Stated {
+  readonly statement: Statement
+  /** Whose data key seals it; null for the deployment's own. */
+  readonly tenantId: string | null
+  readonly kind: AuditEvent['kind']
+  /** The API key that acted, as `key_<id>`; null where nobody did. */
+  readonly actor: string | null
+  /** Its `iat`: whole seconds. */
+  readonly statedAt: Date
+}
+
 /** States `event`: adds version, issuer, time (unix seconds) and a fresh 16-byte salt, which makes the entry hiding. */
-export function state(issuer: string, event: AuditEvent, now: Date): Statement {
+export function state(issuer: string, event: AuditEvent, now: Date): Stated {
   const iat = Math.floor(now.getTime() / 1000)
-  return canonicalJson({ v: 1, iss: issuer, iat, salt: salts.take(), ...event }) as Statement
+  return {
+    statement: canonicalJson({ v: 1, iss: issuer, iat, salt: salts.take(), ...event }) as Statement,
+    tenantId: ('tenant' in event ? event.tenant : undefined) ?? null,
+    kind: event.kind,
+    actor: ('actor' in event ? event.actor : undefined) ?? null,
+    statedAt: new Date(iat * 1000),
+  }
 }
 
 /** 16 random bytes each, drawn from the system 256 at a time: that costs a twentieth of drawing one. */

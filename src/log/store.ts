@@ -1,4 +1,4 @@
-import { byteaArray, int8Array, type Transaction, type Tx, textArray } from '../ports/database.ts'
+import { byteaArray, int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 
 /** The row that holds the head of the log, as the batch that locked it found it. */
 export interface HeadRow {
@@ -64,6 +64,9 @@ export async function advanceConfiguration(tx: Tx): Promise<number> {
 export interface StatementRow {
   leafIndex: number
   tenantId: string | null
+  statedAt: Date
+  kind: string
+  actor: string | null
   entry: Uint8Array
   sealed: Uint8Array
   kid: string | null
@@ -71,13 +74,17 @@ export interface StatementRow {
 }
 
 const insertRows = `
-  insert into statements (leaf_index, tenant_id, entry, sealed, kid, signature)
-  select * from unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::text[], $6::bytea[])`
+  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature)
+  select * from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[],
+                       $8::text[], $9::bytea[])`
 
 export const insertStatements = (tx: Transaction, rows: readonly StatementRow[]): void =>
   tx.send(insertRows, [
     int8Array(rows.map((row) => row.leafIndex)),
     textArray(rows.map((row) => row.tenantId)),
+    timestamptzArray(rows.map((row) => row.statedAt)),
+    textArray(rows.map((row) => row.kind)),
+    textArray(rows.map((row) => row.actor)),
     byteaArray(rows.map((row) => row.entry)),
     byteaArray(rows.map((row) => row.sealed)),
     textArray(rows.map((row) => row.kid)),
@@ -85,7 +92,8 @@ export const insertStatements = (tx: Transaction, rows: readonly StatementRow[])
   ])
 
 const selectStatement = `
-  select leaf_index as "leafIndex", tenant_id as "tenantId", entry, sealed, kid, signature
+  select leaf_index as "leafIndex", tenant_id as "tenantId", stated_at as "statedAt", kind, actor, entry, sealed, kid,
+         signature
     from statements
    where leaf_index = $1`
 

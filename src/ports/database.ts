@@ -12,6 +12,10 @@ export interface Database extends Tx {
    */
   transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T>
 
+  /** Runs `work` in one read-only transaction that sees one snapshot, and of the rows that belong to a tenant only
+   *  those of `tenantId`. Rejects as {@link Database.transaction} does. */
+  readAs<T>(tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T>
+
   close(): Promise<void>
 }
 

@@ -42,7 +42,7 @@ export function stateAccepted(id: string, payload: Uint8Array): Uint8Array {
     received_sha256: sha256(payload).toString('base64url'),
   }
   const parties = { tenant: 'ten_1', source: 'src_1', actor: 'key_1' }
-  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, payload: digests }, now)
+  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, payload: digests }, now).statement
 }
 
 /** The three parts of a receipt's compact form. */

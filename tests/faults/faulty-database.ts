@@ -34,6 +34,10 @@ export class FaultyDatabase implements Database {
     return this.#real.query<Row>(text, params)
   }
 
+  readAs<T>(tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.#real.readAs(tenantId, work)
+  }
+
   async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     let persisted = false
     const value = await this.#real.transaction(async (tx) => {

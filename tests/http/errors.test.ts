@@ -121,6 +121,7 @@ describe('a fault inside', () => {
     await relay.open({
       query: (text, params) => strike(() => database.query(text, params)),
       transaction: (work) => strike(() => database.transaction(work)),
+      readAs: (tenantId, work) => strike(() => database.readAs(tenantId, work)),
       close: () => database.close(),
     })
     armed = true

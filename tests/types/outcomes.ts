@@ -16,7 +16,7 @@ export function statesWholeFacts(): Uint8Array[] {
   const partial = state('iss', { kind: 'message.accepted', sub: '', tenant: '', source: '', actor: '' }, new Date())
   // @ts-expect-error no such kind
   const unknown = state('iss', { kind: 'message.lost', sub: '' }, new Date())
-  return [partial, unknown]
+  return [partial.statement, unknown.statement]
 }
 
 export function namesOneKindOfThing(message: Id<'msg'>): Id[] {

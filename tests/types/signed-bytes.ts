@@ -24,7 +24,7 @@ export function signsSigningInputsOnly(): void {
 export async function statesStatementsOnly(): Promise<void> {
   const signed: SignedStatement = await signStatement(
     keyring,
-    state('iss', { kind: 'log.created', sub: '', vkey: '' }, new Date()),
+    state('iss', { kind: 'log.created', sub: '', vkey: '' }, new Date()).statement,
   )
   await signStatement(keyring, signed.statement)
   // @ts-expect-error a payload says nothing that we vouch for

@@ -1,0 +1,46 @@
+-- Identifiers are text under the "C" collation: compared byte by byte, they sort in the order they were made.
+-- Everything a tenant would call content is sealed (keyring/vault.ts) before it comes here.
+
+-- The head of the log, one row. A batch locks it, appends behind it and moves it on, all in one transaction; so whoever
+-- holds the lock knows the tree, however many relay processes there are.
+create table log (
+  only_row      boolean primary key default true check (only_row),
+  issuer        text not null,                -- `iss` of every statement; fixed when the log is created
+  origin        text not null,                -- names the log in every checkpoint; fixed likewise
+  tree_size     bigint not null check (tree_size >= 0),
+  root_hash     bytea not null check (length(root_hash) = 32),
+  checkpoint    text not null,                -- the signed note over (origin, tree_size, root_hash)
+  configuration bigint not null default 0     -- counts administrative changes: caches are as old as the count they saw
+) with (fillfactor = 20);                     -- rewritten by every batch: room on the page keeps that a HOT update
+
+-- One leaf. The entry stays for ever; the sealed statement may expire or become unreadable with its data key.
+create table statements (
+  leaf_index bigint primary key check (leaf_index >= 0),
+  tenant_id  text collate "C",                -- null: deployment-wide
+  stated_at  timestamptz not null,            -- its iat
+  kind       text collate "C" not null,       -- these three are what the audit log is filtered by
+  actor      text collate "C",
+  entry      bytea not null check (length(entry) = 32),
+  sealed     bytea not null,
+  kid        text collate "C",                -- who signed the statement, and how, where a receipt was issued with it
+  signature  bytea,
+  check ((kid is null) = (signature is null))
+);
+
+create index statements_by_tenant on statements (tenant_id, leaf_index);
+alter table statements alter column sealed set storage external;   -- sealed bytes do not compress
+
+-- Full tiles only (256 hashes); partial ones are read from the rows above. root_hash is the tile's hash one level up.
+create table tiles (
+  level      smallint not null,
+  tile_index bigint not null,
+  hashes     bytea not null check (length(hashes) = 8192),
+  root_hash  bytea not null check (length(root_hash) = 32),
+  primary key (level, tile_index)
+);
+create table entry_bundles (
+  tile_index bigint primary key,
+  entries    bytea not null check (length(entries) = 8192)
+);
+alter table tiles alter column hashes set storage external;
+alter table entry_bundles alter column entries set storage external;

@@ -1,0 +1,41 @@
+create table tenants (
+  id            text collate "C" primary key,
+  name          text not null,
+  tier          text not null check (tier in ('standard', 'operation')),
+  created_at    timestamptz not null,
+  configuration bigint not null                   -- the value of log.configuration at this tenant's latest change
+);
+create index tenants_by_configuration on tenants (configuration);
+
+create table sources (
+  id         text collate "C" primary key,
+  tenant_id  text collate "C" not null references tenants,
+  name       text not null,
+  created_at timestamptz not null
+);
+create index sources_by_tenant on sources (tenant_id, id);
+
+create table endpoints (
+  id         text collate "C" primary key,
+  tenant_id  text collate "C" not null references tenants,
+  url        text not null,
+  name       text not null,
+  created_at timestamptz not null,
+  deleted_at timestamptz
+);
+create index endpoints_by_tenant on endpoints (tenant_id, id);
+
+-- An admin key has no tenant. The secret is kept as its SHA-256: it has at least 190 bits, so nothing slower is needed.
+create table api_keys (
+  id          text collate "C" primary key,
+  tenant_id   text collate "C" references tenants,
+  source_id   text collate "C" references sources,
+  role        text not null check (role in ('admin', 'tenant', 'ingest', 'export')),
+  name        text not null,
+  secret_hash bytea not null check (length(secret_hash) = 32),
+  created_at  timestamptz not null,
+  revoked_at  timestamptz,
+  check ((role = 'admin') = (tenant_id is null)),
+  check ((role = 'ingest') = (source_id is not null))
+);
+create index api_keys_by_tenant on api_keys (tenant_id, id);
