@@ -11,6 +11,7 @@ import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import type { Administration } from '../tenant/administration.ts'
 import {
+  countEndpoints,
   deleteEndpoint,
   findEndpoint,
   insertEndpoint,
@@ -26,11 +27,11 @@ import {
   type TlsIdentity,
 } from '../tenant/records.ts'
 import { touchTenant } from '../tenant/store.ts'
-import { checkTlsIdentity } from './client.ts'
 import { changeHeaders } from './custom-headers.ts'
 import type { EgressGuard } from './guard.ts'
 import { formatSchedule } from './schedule.ts'
 import { compileCondition, parseEventGlob } from './subscription.ts'
+import { checkTlsIdentity } from './tls-identity.ts'
 
 /** What a tenant asks of an endpoint. What is absent stays as it is, or is the default. */
 export interface EndpointWish {
@@ -48,6 +49,9 @@ export interface WrittenEndpoint {
   readonly endpoint: Endpoint
   readonly secret: string | undefined
 }
+
+/** Of one tenant. A message may be owed to all of them, in the batch that accepts it and everyone else's. */
+const mostEndpoints = 1000
 
 /** Both secrets sign for so long after a rotation. */
 const secretOverlapMs = 24 * 60 * 60 * 1000
@@ -83,8 +87,8 @@ export class Endpoints {
     this.#ids = parts.ids
   }
 
-  /** Rejects with `endpoint_url_invalid`, `endpoint_address_forbidden` or `endpoint_option_invalid`, and the rule in
-   *  `detail`. */
+  /** Rejects with `endpoint_url_invalid`, `endpoint_address_forbidden` or `endpoint_option_invalid` and the rule in
+   *  `detail`, or with `endpoint_limit_reached`. */
   async create(
     actor: string,
     tenantId: string,
@@ -100,6 +104,7 @@ export class Endpoints {
     await this.#acts.perform(
       { kind: 'endpoint.created', ...configurationOf(endpoint, actor) },
       async (tx, configuration) => {
+        if ((await countEndpoints(tx, tenantId)) >= mostEndpoints) throw new RelayError('endpoint_limit_reached')
         await insertEndpoint(tx, endpoint, dataKey)
         await touchTenant(tx, tenantId, configuration)
       },

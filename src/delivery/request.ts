@@ -73,9 +73,13 @@ async function httpSignature(
     'webhook-id': headers['webhook-id'],
     'webhook-timestamp': headers['webhook-timestamp'],
   }
-  const base = (kid: string) => httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
-  const { kid, signature } = await keyring.sign((kid) => base(kid).input)
-  return { 'signature-input': `sig1=${base(kid).parameters}`, signature: `sig1=:${base64(signature)}:` }
+  let parameters = ''
+  const { signature } = await keyring.sign((kid) => {
+    const base = httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
+    parameters = base.parameters
+    return base.input
+  })
+  return { 'signature-input': `sig1=${parameters}`, signature: `sig1=:${base64(signature)}:` }
 }
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')

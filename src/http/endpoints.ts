@@ -14,7 +14,7 @@ import {
   SecretAnswer,
   TestAnswer,
 } from './endpoint-schemas.ts'
-import { page } from './page.ts'
+import { type Paged, page } from './page.ts'
 import { Page, pageOf } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
@@ -36,7 +36,7 @@ export function endpointRoutes(app: FastifyInstance, relay: Relay): void {
     },
   )
 
-  app.get<AtTenant & { Querystring: Static<typeof Page> }>(
+  app.get<AtTenant & Paged>(
     '/v1/tenants/:tenant/endpoints',
     describe('List endpoints', { querystring: Page, response: { 200: pageOf(EndpointAnswer) } }),
     async ({ principal, params, query }) => {

@@ -7,7 +7,7 @@ import { actorOf } from '../tenant/administration.ts'
 import type { ApiKey, Source, Tenant } from '../tenant/records.ts'
 import { findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
-import { page } from './page.ts'
+import { type Paged, page } from './page.ts'
 import {
   ApiKeyAnswer,
   ApiKeyMade,
@@ -21,7 +21,6 @@ import {
 } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
-type Paged = { Querystring: Static<typeof Page> }
 
 /** Tenants, their sources and their API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {

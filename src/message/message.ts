@@ -12,8 +12,9 @@ export interface Message {
   /** The holder of the API key, as statements name it. */
   readonly actor: string
   readonly acceptedAt: Date
-  /** What the payload says, for filters: it was parsed to be accepted, and is not parsed again. */
-  readonly value: JsonValue
+  /** What the payload says, for filters: it was parsed to be accepted, and is not parsed again. Undefined if it is no
+   *  JSON. */
+  readonly value: JsonValue | undefined
   readonly payload: CanonicalPayload
   /** SHA-256 of `payload`. */
   readonly sha256: Uint8Array

@@ -74,6 +74,22 @@ describe('what arrives', () => {
     expect(headers).toMatchObject({ 'content-type': 'application/json', 'webhook-attempt': '1' })
   })
 
+  test('what is attempted again, and read from the database for it, is sent as it was the first time', async () => {
+    const { id } = await endpointWith({ headers: { 'x-tenant': 'acme' }, signatures: { hmac: true, rfc9421: true } })
+    receiver.answer = ({ headers }, response) =>
+      response.writeHead(headers['webhook-attempt'] === '1' ? 500 : 204).end()
+    const { body } = await relay.post(tenant, { again: true })
+    await expect.poll(() => outcomesOf(body.message)).toEqual([['refused']])
+    await change(id, { headers: { 'x-tenant': 'new' } })
+    await relay.restart()
+    relay.clock.advance(5000)
+    await receiver.until((arrived) => arrived.length === 2)
+    const [first, second] = receiver.arrived as [Arrived, Arrived]
+    expect(Object.keys(second.headers)).toEqual(Object.keys(first.headers))
+    expect(versions(second)).toEqual(['v1a', 'v1'])
+    expect(second.headers['x-tenant'], 'but with what was changed meanwhile').toBe('new')
+  })
+
   test('an endpoint with no options gets what it always got', async () => {
     await endpointWith({})
     const { headers } = await arrival({ hello: 1 })
@@ -123,6 +139,7 @@ describe('signatures', () => {
     const key = await publishedKey('active')
     const digest = createHash('sha256').update(arrived.body).digest('base64')
     expect(arrived.headers['content-digest']).toBe(`sha-256=:${digest}:`)
+    expect(arrived.headers.host).toBe(new URL(url).host)
     const signed = { method: 'POST', url, headers: strings(arrived) }
     expect(await verifies9421(signed, key)).toBe(true)
     for (const lie of [

@@ -133,6 +133,19 @@ describe('options', () => {
   })
 })
 
+test('there are at most 1000 of a tenant', async () => {
+  const { id } = await relay.makeTenant('Many')
+  await relay.database.database.query(
+    `insert into endpoints (id, tenant_id, name, sealed, options, created_at)
+     select 'ep_' || n, $1, '', '', '{}', now() from generate_series(1, 999) as n`,
+    [id],
+  )
+  const path = `/v1/tenants/${id}/endpoints`
+  await relay.make(path, { url: receiver.url })
+  const { body } = await relay.call('POST', path, { body: { url: receiver.url } })
+  expect(body).toMatchObject({ status: 409, code: 'endpoint_limit_reached' })
+})
+
 describe('what is secret', () => {
   test('is shown once or never, and not a byte of it lies plain in the database or the logs of acts', async () => {
     const url = `${receiver.url}?token=t0ken-in-the-url`
