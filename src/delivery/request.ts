@@ -30,8 +30,8 @@ export async function forwardedRequest(
   const { rfc9421, hmac, retiringKey } = options.signatures
   const timestampS = Math.floor(at.getTime() / 1000)
   const input = webhookSigningInput(messageId, timestampS, cargo.payload)
-  const active = await keyring.sign(() => input)
-  const retiring = retiringKey ? await keyring.signRetiring(input) : undefined
+  const retiringSignature = retiringKey ? keyring.signRetiring(input) : undefined
+  const [active, retiring] = await Promise.all([keyring.sign(() => input), retiringSignature])
   const signers = retiring === undefined ? [active] : [active, retiring]
   const symmetric = hmac ? hmacSignatures(secrets.hmac, input, at) : []
   const headers = {
