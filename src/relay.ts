@@ -312,20 +312,20 @@ export class Relay {
   }
 }
 
+/** What a message is appended with. */
+interface Appending {
+  readonly issuer: string
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly dataKeys: DataKeys
+  readonly sequencer: Sequencer
+  readonly worker: DeliveryWorker
+}
+
 /** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
  *  it is owed to. */
-const appending =
-  (
-    parts: {
-      issuer: string
-      keyring: Keyring
-      dataKeys: DataKeys
-      sequencer: Sequencer
-      worker: DeliveryWorker
-    } & Pick<Adapters, 'database'>,
-  ) =>
-  async (message: Message, audience: Audience) => {
-    const { issuer, keyring, dataKeys, sequencer, worker, database } = parts
+function appending({ issuer, database, keyring, dataKeys, sequencer, worker }: Appending) {
+  return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
     const draft = draftReceipt(message.id, signed, keyring)
@@ -338,6 +338,7 @@ const appending =
     })
     return { draft, place }
   }
+}
 
 const acceptanceOf = (message: Message): AuditEvent => ({
   kind: 'message.accepted',
@@ -415,7 +416,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
-  const append = appending({ issuer, keyring, dataKeys, sequencer, worker, database })
+  const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)

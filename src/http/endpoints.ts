@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
-import { describeOptions, type EndpointWish, refusing, type WrittenEndpoint } from '../delivery/endpoints.ts'
+import { describeOptions, refusing } from '../delivery/endpoint-options.ts'
+import type { EndpointWish, WrittenEndpoint } from '../delivery/endpoints.ts'
 import { parseSchedule } from '../delivery/schedule.ts'
 import type { Relay } from '../relay.ts'
 import type { Condition, Endpoint, EndpointOptions } from '../tenant/records.ts'
