@@ -77,7 +77,11 @@ describe('a schedule', () => {
       fc.integer({ min: 1, max: 7 * 86_400 }).map((s) => s * 1000),
       { minLength: 1, maxLength: 30 },
     )
-    fc.assert(fc.property(delays, (schedule) => expect(parseSchedule(formatSchedule(schedule))).toEqual(schedule)))
+    fc.assert(
+      fc.property(delays, (schedule) => {
+        expect(parseSchedule(formatSchedule(schedule))).toEqual(schedule)
+      }),
+    )
   })
 
   it('names the delay that is wrong', () => {
