@@ -25,8 +25,6 @@ export interface S3Options {
   /** A deployment sets Region, endpoint and credentials by the SDK's own variables and files. */
   readonly client?: S3ClientConfig
   readonly bounds?: Bounds
-  /** What is held in memory of an object that is written in parts; for tests, as S3 takes no less than 5 MiB. */
-  readonly partBytes?: number
 }
 
 /**
@@ -64,17 +62,15 @@ class S3ObjectStore implements ObjectStore {
   readonly #bucket: string
   readonly #prefix: string
   readonly #bounds: Bounds
-  readonly #partBytes: number
 
-  constructor({ bucket, prefix, client, ...options }: S3Options) {
-    this.#bounds = options.bounds ?? { attemptTimeoutMs: 10_000, deadlineMs: 30_000 }
-    const settings = sdkSettings(this.#bounds)
+  constructor({ bucket, prefix, client, bounds = { attemptTimeoutMs: 10_000, deadlineMs: 30_000 } }: S3Options) {
+    this.#bounds = bounds
+    const settings = sdkSettings(bounds)
     // Bodies are read after a call has ended, so it is this that notices one that stalls.
-    const requestHandler = { ...settings.requestHandler, socketTimeout: this.#bounds.attemptTimeoutMs }
+    const requestHandler = { ...settings.requestHandler, socketTimeout: bounds.attemptTimeoutMs }
     this.#s3 = new S3({ ...settings, requestHandler, ...client })
     this.#bucket = bucket
     this.#prefix = prefix
-    this.#partBytes = options.partBytes ?? defaultPartBytes
   }
 
   async put(key: string, bytes: Uint8Array, options: PutOptions = {}): Promise<void> {
@@ -136,9 +132,9 @@ class S3ObjectStore implements ObjectStore {
   }
 
   async write(key: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
-    const parts = inParts(chunks, this.#partBytes)
+    const parts = inParts(chunks)
     const { value: first = new Uint8Array() } = await parts.next()
-    if (first.length < this.#partBytes) return this.put(key, first)
+    if (first.length < partBytes) return this.put(key, first)
     await this.#writeParts(key, first, parts)
   }
 
@@ -195,7 +191,7 @@ class S3ObjectStore implements ObjectStore {
     const send = async (bytes: Uint8Array): Promise<void> => {
       const part = { PartNumber: parts.length + 1, ChecksumCRC32: encodeCrc32(crc32(bytes)) }
       if (part.PartNumber > maxParts)
-        throw new RangeError(`${key} is larger than ${maxParts} parts of ${first.length} bytes`)
+        throw new RangeError(`${key} is larger than ${maxParts} parts of ${partBytes} bytes`)
       const { ETag } = await this.#call((within) => this.#s3.uploadPart({ ...upload, ...part, Body: bytes }, within))
       parts.push({ ...part, ETag: present(ETag) })
       checksum = crc32(bytes, checksum)
@@ -261,8 +257,8 @@ class S3ObjectStore implements ObjectStore {
   }
 }
 
-/** S3 allows 10,000 parts of an object: with this, 78 GiB. */
-const defaultPartBytes = 8 * 1024 * 1024
+/** Held in memory of an object that is being written. S3 takes parts from 5 MiB on, and 10,000 of an object: 78 GiB. */
+const partBytes = 8 * 1024 * 1024
 const maxParts = 10_000
 /** Failures in a row, without a byte in between, after which a body is given up on. */
 const maxResumes = 3
@@ -279,7 +275,7 @@ function encodeCrc32(checksum: number): string {
 }
 
 /** The same bytes in pieces of `partBytes`, the last one smaller; one empty piece if there are none. */
-async function* inParts(chunks: AsyncIterable<Uint8Array>, partBytes: number): AsyncGenerator<Uint8Array> {
+async function* inParts(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let part = Buffer.allocUnsafe(partBytes)
   let filled = 0
   for await (const chunk of chunks) {

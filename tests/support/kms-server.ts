@@ -166,6 +166,7 @@ const signatureRefusals = {
   incomplete: 'IncompleteSignatureException',
   skewed: 'InvalidSignatureException',
   unknown: 'UnrecognizedClientException',
+  elsewhere: 'InvalidSignatureException',
   altered: 'InvalidSignatureException',
   wrong: 'InvalidSignatureException',
 } as const

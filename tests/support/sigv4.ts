@@ -27,6 +27,7 @@ export function refusedSignature(request: IncomingMessage, body: Buffer, service
   const seconds = Date.parse(String(at).replace(/(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z/, '$1-$2-$3T$4:$5:$6Z')) / 1000
   if (!(Math.abs(seconds - Date.now() / 1000) <= 15 * 60)) return 'skewed'
   if (accessKeyId !== credentials.accessKeyId) return 'unknown'
+  if (inRegion !== region) return 'elsewhere'
 
   const payloadHash = String(request.headers['x-amz-content-sha256'] ?? sha256(body))
   if (/^[0-9a-f]{64}$/.test(payloadHash) && payloadHash !== sha256(body)) return 'altered'
@@ -40,7 +41,7 @@ export function refusedSignature(request: IncomingMessage, body: Buffer, service
     `AWS4${credentials.secretAccessKey}`,
   )
   const right = timingSafeEqual(hmac(key, stringToSign), Buffer.from(signature, 'hex'))
-  return right && inRegion === region && forService === service ? undefined : 'wrong'
+  return right && forService === service ? undefined : 'wrong'
 }
 
 const form =
