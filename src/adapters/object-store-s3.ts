@@ -163,7 +163,8 @@ class S3ObjectStore implements ObjectStore {
     condition: { IfNoneMatch?: string; Metadata?: Record<string, string> } = {},
   ): Promise<void> {
     const lock = retainUntil && ({ ObjectLockMode: 'COMPLIANCE', ObjectLockRetainUntilDate: retainUntil } as const)
-    const input = { ...this.#object(key), Body: bytes, ChecksumCRC32: encodeCrc32(crc32(bytes)), ...lock, ...condition }
+    const checksum = { ChecksumAlgorithm: 'CRC32', ChecksumCRC32: encodeCrc32(crc32(bytes)) } as const
+    const input = { ...this.#object(key), Body: bytes, ...checksum, ...lock, ...condition }
     for (let conflicts = 0; ; ) {
       try {
         await this.#call((within) => this.#s3.putObject(input, within))
