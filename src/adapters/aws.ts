@@ -93,7 +93,7 @@ const shared = {
   failed: ['{service} failed in a way the relay does not know. See the cause, and report it.'],
 } as const satisfies Record<string, Refusal>
 
-export type AwsService = 'KMS' | 'S3'
+type AwsService = 'KMS' | 'S3'
 type SharedCode<Service extends AwsService> = `${Lowercase<Service>}_${keyof typeof shared}`
 
 /** The table of one service: its own refusals, and those that all share under its name. */
@@ -145,7 +145,7 @@ export class AwsRefusals<Service extends AwsService, Own extends string> {
   }
 }
 
-export interface SdkError extends Error {
+interface SdkError extends Error {
   readonly code?: unknown
   readonly $metadata?: { readonly httpStatusCode?: number; readonly requestId?: string }
 }

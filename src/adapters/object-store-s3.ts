@@ -21,6 +21,8 @@ export interface S3Options {
   readonly bucket: string
   /** `S3_PREFIX`: what every key begins with in the bucket; empty, or ending in a slash. */
   readonly prefix: string
+  /** Whether the bucket stands in the path of URLs, instead of in their host. */
+  readonly pathStyle?: boolean
   readonly clock: Clock
   /** A deployment sets Region, endpoint and credentials by the SDK's own variables and files. */
   readonly client?: S3ClientConfig
@@ -38,9 +40,9 @@ export async function openS3ObjectStore(options: S3Options): Promise<ObjectStore
   const store = new S3ObjectStore(options)
   const retainUntil = new Date(options.clock.now().getTime() + 24 * 60 * 60 * 1000)
   // A role that may not list is told of a missing object that it may not see it; then nothing would ever be absent.
-  await store.find(`${probeKey}/absent`)
+  await store.find('self-test/absent')
   await store.putIfAbsent(probeKey, probe, { retainUntil })
-  if ((await store.putIfAbsent(probeKey, new Uint8Array())) !== 'exists') {
+  if ((await store.putIfAbsent(probeKey, probe)) !== 'exists') {
     throw new S3Refused('s3_unsupported', 'If-None-Match was ignored')
   }
   const found = await store.find(probeKey)
@@ -50,7 +52,7 @@ export async function openS3ObjectStore(options: S3Options): Promise<ObjectStore
   return store
 }
 
-const probeKey = 'self-test'
+const probeKey = 'self-test/probe'
 const probe = Buffer.from('Countersign tries here whether it can use this bucket.\n')
 
 /**
@@ -63,12 +65,12 @@ class S3ObjectStore implements ObjectStore {
   readonly #prefix: string
   readonly #bounds: Bounds
 
-  constructor({ bucket, prefix, client, bounds = { attemptTimeoutMs: 10_000, deadlineMs: 30_000 } }: S3Options) {
+  constructor({ bucket, prefix, pathStyle = false, client, bounds = defaultBounds }: S3Options) {
     this.#bounds = bounds
     const settings = sdkSettings(bounds)
     // Bodies are read after a call has ended, so it is this that notices one that stalls.
     const requestHandler = { ...settings.requestHandler, socketTimeout: bounds.attemptTimeoutMs }
-    this.#s3 = new S3({ ...settings, requestHandler, ...client })
+    this.#s3 = new S3({ ...settings, requestHandler, forcePathStyle: pathStyle, ...client })
     this.#bucket = bucket
     this.#prefix = prefix
   }
@@ -258,6 +260,7 @@ class S3ObjectStore implements ObjectStore {
   }
 }
 
+const defaultBounds: Bounds = { attemptTimeoutMs: 10_000, deadlineMs: 30_000 }
 /** Held in memory of an object that is being written. S3 takes parts from 5 MiB on, and 10,000 of an object: 78 GiB. */
 const partBytes = 8 * 1024 * 1024
 const maxParts = 10_000

@@ -50,7 +50,7 @@ describe('opening a bucket', () => {
   it('leaves one object behind, however often, which is retained', async () => {
     const prefix = 'opened/'
     for (let start = 0; start < 3; start++) await open({ prefix })
-    const versions = server.versions('opened/self-test')
+    const versions = server.versions('opened/self-test/probe')
     expect(versions).toHaveLength(1)
     expect(versions[0]?.retainUntil?.getTime()).toBeGreaterThan(Date.now())
   })
@@ -80,8 +80,14 @@ describe('opening a bucket', () => {
 
   it('refuses one in which something else stands where it tries', async () => {
     const store = await open()
-    await store.put('taken/self-test', bytes('x'))
+    await store.put('taken/self-test/probe', bytes('x'))
     await expect(open({ prefix: 'taken/' })).rejects.toEqual(refusedAs('s3_damaged'))
+  })
+
+  it('finds the bucket in the path, at an endpoint with one host name for all of them', async () => {
+    vi.stubEnv('AWS_ENDPOINT_URL_S3', server.url.replace('127.0.0.1', 'localhost'))
+    await open({ pathStyle: true })
+    await expect(open(once)).rejects.toEqual(refusedAs('s3_unreachable'))
   })
 
   it('refuses an endpoint where nobody listens', async () => {
