@@ -234,6 +234,13 @@ describe('reading', () => {
     }
   })
 
+  it('goes on however often, as long as something comes each time', async () => {
+    const store = await opened()
+    await store.put('piecemeal', whole)
+    server.switches.fault = { kind: 'cut within', times: 8 }
+    expect(Buffer.compare((await store.find('piecemeal')) ?? new Uint8Array(), whole)).toBe(0)
+  })
+
   it('gives up on bodies that end again and again', async () => {
     const store = await opened(hasty)
     await store.put('hopeless', bytes('x'))
