@@ -26,6 +26,7 @@ import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TenantHeads } from './log/tenant-heads.ts'
 import { TileCache } from './log/tile-cache.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
@@ -38,6 +39,8 @@ import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { Logger } from './ports/logger.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
+import { ExportWorker } from './receipt/export-worker.ts'
+import { Exports } from './receipt/exports.ts'
 import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
 import {
@@ -100,12 +103,15 @@ export class Relay {
   readonly administration: Administration
   readonly endpoints: Endpoints
   readonly notices: Notices
+  readonly exports: Exports
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
+  readonly #heads: TenantHeads
+  readonly #exporter: ExportWorker
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
   readonly #tiles: TileCache
@@ -128,6 +134,9 @@ export class Relay {
     this.administration = parts.administration
     this.endpoints = parts.endpoints
     this.notices = parts.notices
+    this.exports = parts.exports
+    this.#heads = parts.heads
+    this.#exporter = parts.exporter
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.rotation = parts.rotation
@@ -149,6 +158,7 @@ export class Relay {
 
   start(): void {
     this.worker.start()
+    this.#exporter.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
   }
 
@@ -245,7 +255,7 @@ export class Relay {
 
   /** Every key ever, and a JWT over the same by the active key: a copy kept elsewhere proves where it came from. */
   signedKeys() {
-    const keys = this.keyring.history.map((key) => describeKey(key, this.#adapters.clock.now()))
+    const keys = keysOf(this.keyring, this.#adapters.clock.now())
     // Coarse, so that the document stays the same as long as receivers may keep it anyway.
     const claims = { iss: this.issuer, iat: this.second() - (this.second() % 300), keys }
     const key = this.keyring.signer('payload')
@@ -284,11 +294,20 @@ export class Relay {
     }
   }
 
+  /** Counts the leaves of every tenant from time to time, whether somebody exports them or not. Never rejects. */
+  async #lookAfterHeads(): Promise<void> {
+    const { logger } = this.#adapters
+    await this.#heads
+      .appendDue()
+      .catch((error: unknown) => logger.warn({ err: error }, 'tenant.head failed, will try again'))
+  }
+
   /** Finishes what was accepted and what is in flight. Posts must have stopped coming. */
   async close(graceMs = 5000): Promise<void> {
     this.#stopping.abort()
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
+    await this.#exporter.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -299,6 +318,7 @@ export class Relay {
     const { signal } = this.#stopping
     while (!signal.aborted) {
       await this.lookAfterKeys()
+      await this.#lookAfterHeads()
       await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
     }
   }
@@ -361,6 +381,9 @@ interface RelayParts {
   administration: Administration
   endpoints: Endpoints
   notices: Notices
+  exports: Exports
+  heads: TenantHeads
+  exporter: ExportWorker
   append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
@@ -418,6 +441,17 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const heads = new TenantHeads({ database, sequencer, clock, issuer })
+  const exporter = new ExportWorker({
+    ...{ database, sequencer, keyring, dataKeys, heads, objectStore, clock, logger, issuer, origin },
+    vkeys: () => vkeysOf(keyring, origin),
+    keys: () => keysOf(keyring, clock.now()),
+    pollMs: options.pollMs ?? 1000,
+  })
+  const exports = new Exports({
+    ...{ database, sequencer, dataKeys, objectStore, clock, ids, issuer },
+    onRequested: () => exporter.wake(),
+  })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -425,6 +459,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
     ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, rotation, policy },
+    ...{ exports, heads, exporter },
     ...{ adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
@@ -456,6 +491,8 @@ function logTrust(keyring: Keyring, origin: string): () => LogTrust {
     return latest.trust
   }
 }
+
+const keysOf = (keyring: Keyring, now: Date) => keyring.history.map((key) => describeKey(key, now))
 
 const vkeysOf = (keyring: Keyring, origin: string): string[] =>
   keyring.history

@@ -9,6 +9,7 @@ import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
 import { endpointRoutes } from './endpoints.ts'
+import { exportRoutes } from './exports.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
@@ -110,6 +111,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     tenantRoutes(scope, relay, database)
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
+    exportRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)
   }

@@ -182,7 +182,7 @@ function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMate
 }
 
 /** A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead. */
-function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefined): string | undefined {
+export function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefined): string | undefined {
   const leewayMs = 60_000
   const at = iatS * 1000
   if (key.revoked !== undefined) {
