@@ -60,6 +60,26 @@ const verify = defineCommand({
   },
 })
 
+const verifyExport = defineCommand({
+  name: 'verify export',
+  purpose: 'Verifies an export of the audit log offline. Exits with 0 if valid, 1 if not, 2 if it cannot tell.',
+  operands: ['<file>'],
+  options: {
+    vkey: { type: 'string', value: 'vkey, file or URL', purpose: 'The keys of the log.', required: true },
+    jwks: {
+      type: 'string',
+      value: 'file or URL',
+      purpose: 'The published keys, /v1/keys or a JWKS. Without them those in the file are used.',
+    },
+    json: { type: 'boolean', purpose: 'Prints the verdict as JSON.' },
+  },
+  example: 'countersign verify export audit.ndjson.zst --vkey vkey.txt --jwks keys.json',
+  async run({ vkey, jwks, json }, [file = '']) {
+    const { checkExport } = await import('./verify-export.ts')
+    return checkExport({ file, vkey, jwks, json })
+  },
+})
+
 const receive = defineCommand({
   name: 'receive',
   purpose:
@@ -85,10 +105,11 @@ const receive = defineCommand({
 const help = defineCommand({
   name: 'help',
   purpose: 'Shows the commands, or the help of one.',
-  operands: ['[command]'],
+  operands: ['[command]', '[word]'],
   options: {},
-  example: 'countersign help verify',
-  async run(_values, [name]) {
+  example: 'countersign help verify export',
+  async run(_values, words) {
+    const name = words.length === 0 ? undefined : words.join(' ')
     process.stdout.write(name === undefined ? overview() : helpOf(findCommand(name)))
     return 0
   },
@@ -107,7 +128,7 @@ const version = defineCommand({
   },
 })
 
-export const commands: readonly Command[] = [serve, demo, keys, verify, receive, help, version]
+export const commands: readonly Command[] = [serve, demo, keys, verify, verifyExport, receive, help, version]
 
 const overview = (): string => `Countersign: a webhook relay that proves what it did.
 
@@ -146,7 +167,10 @@ function explain(error: unknown, name: string | undefined): number {
 }
 
 if (import.meta.main) {
-  const [name = 'help', ...args] = process.argv.slice(2)
+  const [first = 'help', second, ...others] = process.argv.slice(2)
+  const isOfTwoWords = commands.some((command) => command.name === `${first} ${second}`)
+  const name = isOfTwoWords ? `${first} ${second}` : first
+  const args = isOfTwoWords || second === undefined ? others : [second, ...others]
   process.stdout.on('error', () => process.exit(2)) // whoever read our output has left before the end, as `| head` does
   try {
     // The code is set, not exited with: what was written to a pipe has yet to leave.

@@ -1,6 +1,7 @@
 import { importPublicKey, publicKeyOf, thumbprint } from '../keyring/jwk.ts'
 import { NoteError, parseVerifierKey, type VerifierKey } from '../log/note.ts'
 import type { JsonObject, JsonValue } from '../message/json.ts'
+import { readKeyHistory } from '../receipt/key-history.ts'
 import { type TrustedKey, type TrustMaterial, trustLog } from '../receipt/verify.ts'
 import { CommandError } from './command.ts'
 import { parseInput } from './input.ts'
@@ -62,8 +63,19 @@ function instantOf(value: JsonValue | undefined, where: string): Date | undefine
   throw new CommandError(`${where} has a key whose "nbf" or "exp" is not unix seconds`)
 }
 
+/** The keys of a JWKS, or of the history that `/v1/keys` publishes, which has those too that have left the JWKS. */
+export function readKeys(published: Published): TrustedKey[] {
+  const { bytes, where } = published
+  const document = parseInput(bytes, where)
+  const members = isObject(document) && Array.isArray(document.keys) ? document.keys : []
+  if (!members.some((key) => isObject(key) && key.purpose !== undefined)) return readJwks(published)
+  const keys = readKeyHistory(members)
+  if (typeof keys === 'string') throw new CommandError(`${where} is not a key history: ${keys}`)
+  return keys
+}
+
 /** One vkey a line; all are keys of one log, whose origin is their name. */
-function readVkeys({ bytes, where }: Published): { origin: string; vkeys: VerifierKey[] } {
+export function readVkeys({ bytes, where }: Published): { origin: string; vkeys: VerifierKey[] } {
   const lines = Buffer.from(bytes).toString().split(/\r?\n/).filter(Boolean)
   const [first, ...others] = lines.map((line) => readVkey(line, where))
   if (first === undefined) throw new CommandError(`${where} holds no vkey`)

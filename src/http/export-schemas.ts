@@ -5,8 +5,8 @@ const time = (description: string) => Type.Optional(Type.String({ maxLength: 40,
 
 export const ExportWish = Type.Object(
   {
-    from: time('RFC 3339: statements made then or later. Absent: from the first that is kept.'),
-    to: time('RFC 3339: statements made before then. Absent: up to the request.'),
+    from: time('RFC 3339, to the second: statements made then or later. Absent: from the first that is kept.'),
+    to: time('RFC 3339, to the second: statements made before then. Absent: up to the request.'),
     kinds: Type.Optional(
       Type.Array(Type.String({ pattern: '^[a-z_]+\\.[a-z_]+$', maxLength: 64 }), {
         ...{ minItems: 1, maxItems: 50, uniqueItems: true },

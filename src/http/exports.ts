@@ -84,7 +84,7 @@ export function exportRoutes(app: FastifyInstance, relay: Relay): void {
       if (range !== undefined) reply.code(206).header('content-range', `bytes ${from}-${to}/${bytes}`)
       reply.type(row.wish.compression === 'zstd' ? 'application/zstd' : 'application/gzip')
       reply.header('content-length', to - from + 1)
-      if (method === 'HEAD') return reply.send()
+      if (method === 'HEAD') return reply.send(Readable.from([]))
       return reply.send(Readable.from(await exports.download(principal.actor, row, { from, to })))
     },
   )

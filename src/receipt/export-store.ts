@@ -130,14 +130,15 @@ export async function countLeaves(tx: Tx, tenantId: string, from: number, to: nu
   return row?.count ?? 0
 }
 
-/** The index from which on the tenant's leaves below `treeSize` were stated at `at` or later. Leaves stand in the order
- *  of their times, but for what the clocks of several processes differ. */
+/** The index from which on the tenant's leaves below `treeSize` were stated in the second of `at` or later, which is as
+ *  exactly as statements tell. Leaves stand in the order of their times, but for what the clocks of processes differ. */
 export async function leafAt(tx: Tx, tenantId: string, at: Date, treeSize: number): Promise<number> {
+  const second = new Date(Math.floor(at.getTime() / 1000) * 1000)
   let [low, high] = [0, treeSize]
   while (low < high) {
     const middle = Math.floor((low + high) / 2)
     const [row] = await tx.query<{ leafIndex: number; statedAt: Date }>(selectFirstSince, [tenantId, middle])
-    if (row !== undefined && row.leafIndex < high && row.statedAt < at) low = row.leafIndex + 1
+    if (row !== undefined && row.leafIndex < high && row.statedAt < second) low = row.leafIndex + 1
     else high = middle
   }
   return low

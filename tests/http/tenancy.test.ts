@@ -3,6 +3,7 @@
  * a stranger, what exists and what never existed answer alike, down to the headers.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { makeExport } from '../support/export.ts'
 import { Receiver } from '../support/receiver.ts'
 import { adminKey, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -24,6 +25,11 @@ const rights = `
   POST   /v1/tenants/{tenant}/api-keys             admin tenant
   GET    /v1/tenants/{tenant}/api-keys             admin tenant
   DELETE /v1/tenants/{tenant}/api-keys/{key}       admin tenant
+  POST   /v1/tenants/{tenant}/exports              admin tenant export
+  GET    /v1/tenants/{tenant}/exports              admin tenant export
+  GET    /v1/tenants/{tenant}/exports/{export}     admin tenant export
+  GET    /v1/tenants/{tenant}/exports/{export}/file admin tenant export
+  DELETE /v1/tenants/{tenant}/exports/{export}     admin tenant export
   POST   /v1/sources/{source}/messages             ingest
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
@@ -52,7 +58,7 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
+type Names = Record<'tenant' | 'source' | 'endpoint' | 'export' | 'key' | 'message' | 'kid' | 'path', string>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
@@ -61,6 +67,7 @@ const bodies: Record<string, (names: Names) => object> = {
   'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
   'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
   'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
+  'POST /v1/tenants/{tenant}/exports': () => ({}),
   'POST /v1/sources/{source}/messages': () => ({ posted: true }),
   'POST /v1/verify': () => ({ receipt: {} }),
   'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
@@ -228,7 +235,15 @@ async function furnish(name: string): Promise<Furnished> {
   const made = await makeKey(tenant.id, { name: `${name} export`, role: 'export' })
   const revoked = await makeKey(tenant.id, { name: `${name} leaver`, role: 'tenant' })
   await relay.call('DELETE', `/v1/tenants/${tenant.id}/api-keys/${revoked.id}`)
-  const names = { tenant: tenant.id, source: tenant.source, endpoint, key: made.id, message: body.message }
+  const { id: finished } = await makeExport(relay, tenant.id)
+  const names = {
+    tenant: tenant.id,
+    source: tenant.source,
+    endpoint,
+    export: finished,
+    key: made.id,
+    message: body.message,
+  }
   const kid = await publishedKid()
   return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
 }
@@ -248,12 +263,20 @@ async function freshNames({ id, names }: Furnished, path: string): Promise<Names
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
     return { ...names, endpoint }
   }
+  if (path.includes('{export}')) return { ...names, export: (await makeExport(relay, id)).id }
   if (path.includes('{kid}')) return { ...names, kid: await publishedKid() }
   if (path.includes('{key}')) return { ...names, key: (await makeKey(id, { name: 'spare', role: 'export' })).id }
   return names
 }
 
-const prefixes: Record<string, string> = { tenant: 'ten', source: 'src', endpoint: 'ep', key: 'key', message: 'msg' }
+const prefixes: Record<string, string> = {
+  tenant: 'ten',
+  source: 'src',
+  endpoint: 'ep',
+  key: 'key',
+  message: 'msg',
+  export: 'exp',
+}
 const neverMade = (name: string): string => `${prefixes[name] ?? name}_${'7'.repeat(26)}`
 
 /** A path or a body that could carry another tenant's thing into one's own. */

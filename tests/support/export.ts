@@ -4,7 +4,7 @@ import { parseVerifierKey } from '../../src/log/note.ts'
 import { exportLines } from '../../src/receipt/export-lines.ts'
 import { trustLog } from '../../src/receipt/verify.ts'
 import { type ExportTrust, type ExportVerdict, verifyExport } from '../../src/receipt/verify-export.ts'
-import type { Answer, TestRelay } from './relay.ts'
+import type { TestRelay } from './relay.ts'
 
 export interface ExportAnswer {
   readonly id: string
@@ -68,7 +68,3 @@ export const verify = (file: Buffer, trust: ExportTrust): Promise<ExportVerdict>
     ),
     trust,
   )
-
-/** The answers of the routes that need no body. */
-export const ask = (relay: TestRelay, method: string, path: string, key?: string): Promise<Answer> =>
-  relay.call(method, path, key === undefined ? {} : { key })
