@@ -39,8 +39,6 @@ beforeAll(async () => {
   await Promise.all(Array.from({ length: 8 }, (_, order) => relay.post(acme, { late: order })))
   lines = linesOf(await exported(relay, acme.id))
   rivals = linesOf(await exported(relay, rival.id))
-  await writeFile(join(folder, 'vkey'), (await relay.call<string>('GET', '/log/vkey')).body)
-  await writeFile(join(folder, 'keys'), JSON.stringify((await relay.call('GET', '/v1/keys')).body))
 })
 
 afterAll(async () => {
@@ -48,9 +46,9 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-const append = (count: number, tenantOf: (number: number) => TestTenant) =>
+const append = (count: number, tenantOf: (number: number) => TestTenant, to = relay) =>
   appendStatements(
-    { sequencer: relay.relay.sequencer, issuer: relay.relay.issuer, now: () => relay.clock.now() },
+    { sequencer: to.relay.sequencer, issuer: to.relay.issuer, now: () => to.clock.now() },
     count,
     (number) => tenantOf(number).id,
   )
@@ -63,8 +61,10 @@ interface Judgement {
   readonly detail?: string
 }
 
-async function byPython(file: Buffer, more: readonly string[] = []): Promise<Judgement> {
-  const child = spawn('python3', [checker, '-', '--vkey', join(folder, 'vkey'), ...more])
+async function byPython(file: Buffer, on: TestRelay): Promise<Judgement> {
+  const vkey = join(folder, 'vkey')
+  await writeFile(vkey, (await on.call<string>('GET', '/log/vkey')).body)
+  const child = spawn('python3', [checker, '-', '--vkey', vkey])
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
@@ -83,8 +83,8 @@ async function byPython(file: Buffer, more: readonly string[] = []): Promise<Jud
 }
 
 /** What both say; fails where they disagree. */
-async function judge(file: Buffer): Promise<Judgement> {
-  const verdict = await verify(file, await trustIn(relay))
+async function judge(file: Buffer, on = relay): Promise<Judgement> {
+  const verdict = await verify(file, await trustIn(on))
   const ours: Judgement =
     verdict.verdict === 'valid'
       ? { verdict: 'valid' }
@@ -93,7 +93,7 @@ async function judge(file: Buffer): Promise<Judgement> {
           ...(verdict.leafIndex !== undefined && { leaf_index: verdict.leafIndex }),
         }
   if (hasPython && file[0] !== 0x28) {
-    const { verdict, fault, leaf_index, line } = await byPython(file)
+    const { verdict, fault, leaf_index, line } = await byPython(file, on)
     // How much comes out of a compressed file before it breaks off is up to the library.
     const place = (at: number | undefined) => (file[0] === 0x1f ? {} : { line: at })
     const { verdict: same, fault: cause, leaf_index: index } = ours
@@ -382,3 +382,24 @@ test('any line removed, moved or twice, and any byte changed, is found', async (
   const found = async (file: Buffer) => (await verify(file, trust)).verdict === 'invalid'
   await fc.assert(fc.asyncProperty(changes, found), { numRuns: 150 })
 })
+
+test('beside a log that grows, a tenant with one leaf in a thousand gets a small file, another a large one, and both hold', async () => {
+  const busy = await TestRelay.start()
+  try {
+    const sparse = await busy.makeTenant('Sparse')
+    const dense = await busy.makeTenant('Dense')
+    const tenantOf = (number: number) => (number % 1000 === 0 ? sparse : dense)
+    await append(70_000, tenantOf, busy) // beyond 65,536 there is a full tile of level 1
+    const growing = append(6000, tenantOf, busy)
+    const wish = { compression: 'gzip' }
+    const [few, many] = await Promise.all([exported(busy, sparse.id, wish), exported(busy, dense.id, wish)])
+    await growing
+    expect(few.length).toBeLessThan(100_000)
+    expect(linesOf(few).filter((line) => line.includes('"path"')).length).toBeGreaterThan(60)
+    expect(linesOf(many).filter((line) => line.includes('"statement"')).length).toBeGreaterThan(69_900)
+    expect(linesOf(many).some((line) => line.startsWith('{"tile":"1/0"'))).toBe(true)
+    for (const file of [few, many]) expect(await judge(file, busy)).toMatchObject({ verdict: 'valid' })
+  } finally {
+    await busy.stop()
+  }
+}, 180_000)

@@ -326,28 +326,25 @@ describe('an export of several parts', () => {
   }, 60_000)
 })
 
-describe('beside a log that grows', () => {
-  test('a tenant with one leaf in a thousand gets a small file, one with the others a large one, and both hold', async () => {
-    const busy = await TestRelay.start()
-    try {
-      const sparse = await busy.makeTenant('Sparse')
-      const dense = await busy.makeTenant('Dense')
-      const tenantOf = (number: number) => (number % 1000 === 0 ? sparse.id : dense.id)
-      await append(busy, 70_000, tenantOf) // beyond 65,536 there is a full tile of level 1
-      const growing = append(busy, 6000, tenantOf)
-      const files = await Promise.all([exported(busy, sparse.id), exported(busy, dense.id)])
-      await growing
-      const trust = await trustIn(busy)
-      const [few, many] = await Promise.all(files.map((file) => verify(file, trust)))
-      expect(few).toMatchObject({ verdict: 'valid', export: { tenant: sparse.id } })
-      expect(many).toMatchObject({ verdict: 'valid', export: { tenant: dense.id } })
-      expect(few?.verdict === 'valid' && few.export.shown).toBeGreaterThan(70)
-      expect(many?.verdict === 'valid' && many.export.shown).toBeGreaterThan(69_900)
-      expect(files[0]?.length).toBeLessThan(100_000)
-    } finally {
-      await busy.stop()
+test('every day the leaves of a tenant are counted, whether somebody exports them or not', async () => {
+  const daily = await TestRelay.start({ keyTickMs: 10 })
+  try {
+    const tenant = await daily.makeTenant()
+    const headsAfterADay = async () => {
+      daily.clock.advance(25 * 3_600_000)
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      return daily.database.database.query('select upto from tenant_heads where tenant_id = $1', [tenant.id])
     }
-  }, 180_000)
+    expect(await headsAfterADay()).toHaveLength(1)
+    expect(await headsAfterADay(), 'nothing has come but the head itself').toHaveLength(1)
+    await daily.post(tenant, { order: 1 })
+    expect(await headsAfterADay()).toHaveLength(2)
+    const file = await exported(daily, tenant.id)
+    expect(await verify(file, await trustIn(daily))).toMatchObject({ verdict: 'valid', export: { from: 0 } })
+    await daily.check()
+  } finally {
+    await daily.stop()
+  }
 })
 
 /** Objects in memory, and a hand on the parts of exports. */
