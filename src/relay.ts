@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
+import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
@@ -18,16 +19,20 @@ import { Acts } from './log/acts.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
+import { Partitions } from './log/partitions.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
 import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
+import { payloadExpiry, statementExpiry } from './log/retention.ts'
+import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
-import { type AuditEvent, signStatement, state } from './log/statement.ts'
+import { type AuditEvent, type Stated, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
+import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
-import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import { payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import { bind } from './ports/effect.ts'
@@ -47,7 +52,10 @@ import {
   verifyEvidence,
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
+import { Archive } from './tenant/archive.ts'
 import { Directory } from './tenant/directory.ts'
+import type { Tenant } from './tenant/records.ts'
+import { retentionsChosen } from './tenant/store.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -83,6 +91,9 @@ export interface Acceptance {
 /** A message that waited this long for a place would only wait longer: say so instead. Seconds. */
 const overloadedRetryAfterS = 1
 
+/** How often somebody looks whether a month is over. */
+const retentionTickMs = 3_600_000
+
 /**
  * The story: what happens to a message, and what can be asked about it afterwards. Each step is a stage of the river in
  * DESIGN.md section 1; this class only says in which order they come.
@@ -99,7 +110,11 @@ export class Relay {
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
+  readonly retention: RetentionRun
+  readonly archive: Archive
   readonly policy: KeyPolicy
+  readonly #abandonment: Abandonment
+  readonly #partitions: Partitions
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #publisher: CheckpointPublisher
@@ -111,6 +126,7 @@ export class Relay {
   /** Posts that are being accepted: waiting for a signature, for their batch, or for its commit. */
   #underWay = 0
   #keyTicksFailed = 0
+  #retentionAtMs = 0
   #keeping: Promise<void> = Promise.resolve()
 
   private constructor(parts: RelayParts) {
@@ -124,6 +140,10 @@ export class Relay {
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.rotation = parts.rotation
+    this.retention = parts.retention
+    this.archive = parts.archive
+    this.#abandonment = parts.abandonment
+    this.#partitions = parts.partitions
     this.policy = parts.policy
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
@@ -140,7 +160,7 @@ export class Relay {
 
   start(): void {
     this.worker.start()
-    if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
+    if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
   /**
@@ -166,27 +186,30 @@ export class Relay {
     const draft = draftReceipt(message.id, signed, this.keyring)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const expiry = await this.#expiryOf(message, stated)
     const place = await this.sequencer.append({
       stated,
       signed,
-      effects: [bind(storeMessages, { message, sealed }), bind(this.worker.owe, { message, signed })],
+      effects: [bind(storeMessages, { message, sealed, ...expiry }), bind(this.worker.owe, { message, signed })],
     })
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
     return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
   }
 
-  /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
-  async getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
-    const message = await findMessage(this.#adapters.database, id)
-    if (message === undefined || (tenantId !== null && message.tenantId !== tenantId)) throw new RelayError('not_found')
-    return message
+  /** When a message that is being accepted expires, with a place for it in the months of then. */
+  async #expiryOf({ tenantId, acceptedAt }: Message, { statedAt }: Stated) {
+    const retention = await this.directory.retentionOf(tenantId)
+    const payloadExpiresAt = payloadExpiry(acceptedAt, retention)
+    const expiresAt = statementExpiry(statedAt, retention)
+    const places = [this.#partitions.ready('payloads', payloadExpiresAt), this.#partitions.ready('messages', expiresAt)]
+    for (const place of places) if (place !== undefined) await place
+    return { payloadExpiresAt, expiresAt }
   }
 
-  /** The canonical payload, opened. */
-  async payloadOf(message: StoredMessage): Promise<Uint8Array> {
-    const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
-    return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
+  /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
+  getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
+    return this.archive.get(tenantId, id)
   }
 
   /** A receipt with the signature of acceptance and a proof in the newest checkpoint. */
@@ -201,6 +224,14 @@ export class Relay {
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
     return deliveriesOf(this.#adapters.database, message.id)
+  }
+
+  /** Erases a tenant, and gives up on what it is still owed. Should that be cut short, the next look at retention goes on. */
+  async eraseTenant(actor: string, tenantId: string): Promise<Tenant> {
+    const tenant = await this.administration.eraseTenant(actor, tenantId)
+    await this.directory.refresh()
+    await this.#abandonment.ofErased()
+    return tenant
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
@@ -295,20 +326,38 @@ export class Relay {
     await this.keyring.close()
   }
 
-  async #keepKeys(): Promise<void> {
+  /** One look at what has expired. Never rejects: what fails, such as because somebody is reading, is tried in an hour. */
+  async lookAfterRetention(): Promise<void> {
+    const { clock, logger } = this.#adapters
+    if (clock.now().getTime() - this.#retentionAtMs < retentionTickMs) return
+    this.#retentionAtMs = clock.now().getTime()
+    await this.retention
+      .tick()
+      .catch((error: unknown) => logger.warn({ err: error }, 'retention failed, will try again'))
+  }
+
+  async #keepHouse(): Promise<void> {
     const { signal } = this.#stopping
+    const { logger } = this.#adapters
     while (!signal.aborted) {
       await this.lookAfterKeys()
+      // A process that serves nobody must hear all the same that a tenant was erased.
+      await this.directory.refresh().catch((error: unknown) => logger.debug({ err: error }, 'directory.refresh failed'))
+      await this.lookAfterRetention()
       await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
     }
   }
 
-  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused. */
+  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused.
+   *  Its statement knows, also when the payload itself has expired. */
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
-    const payload = await this.payloadOf(before)
-    if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
-    return this.receiptOf(before)
+    const receipt = await this.receiptOf(before)
+    const { payload } = parseJson(Buffer.from(receipt.payload, 'base64url')) as { payload: { sha256: string } }
+    if (payload.sha256 !== Buffer.from(message.sha256).toString('base64url')) {
+      throw new RelayError('idempotency_key_reused')
+    }
+    return receipt
   }
 }
 
@@ -335,6 +384,10 @@ interface RelayParts {
   sequencer: Sequencer
   worker: DeliveryWorker
   rotation: KeyRotation
+  retention: RetentionRun
+  archive: Archive
+  abandonment: Abandonment
+  partitions: Partitions
   policy: KeyPolicy
   keyTickMs: number
   adapters: Adapters
@@ -362,16 +415,19 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     publisher.publish(current.checkpoint)
     observer.treeGrew(current.treeSize)
   }
+  const partitions = new Partitions(database)
+  const directory = new Directory(database, clock, (tenantId) => dataKeys.forget(tenantId))
   const sequencer = new Sequencer({
     database,
     dataKeys,
     observer,
+    partitions,
+    retentionOf: (tenantId) => directory.retentionOf(tenantId),
     signCheckpoint: checkpointSigner(keyring, origin),
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
   const ids = new IdMaker()
-  const directory = new Directory(database, clock)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
@@ -384,6 +440,16 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
+  const archive = new Archive({ database, dataKeys, directory, clock })
+  const abandonment = new Abandonment({ database, sequencer, clock, issuer })
+  const retention = new RetentionRun({
+    ...{ database, acts, partitions, clock, logger },
+    retentions: () => retentionsChosen(database),
+    giveUp: async () => {
+      await abandonment.ofErased()
+      await abandonment.ofExpired()
+    },
+  })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -391,6 +457,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
     ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
+    ...{ retention, archive, abandonment, partitions },
     ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
   }
 }

@@ -57,12 +57,15 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
 
   app.get<AtMessage>(
     '/v1/messages/:message',
-    describe('Read a message and its canonical payload', MessageAnswer),
+    describe('Read a message and its canonical payload, as long as that is kept', MessageAnswer),
     async ({ principal, params }) => {
       const message = await relay.getMessage(readableTenant(principal), params.message)
       const { id, sourceId, leafIndex, acceptedAt } = message
       const facts = { id, source: sourceId, accepted_at: acceptedAt.toISOString(), leaf_index: leafIndex }
-      return { ...facts, payload: parseJson(await relay.payloadOf(message)) }
+      const content = await relay.archive.contentOf(message)
+      if (content.state === 'available')
+        return { ...facts, payload: parseJson(content.payload), payload_state: 'available' }
+      return { ...facts, payload: null, payload_state: content.state, ...erasedLeaf(content) }
     },
   )
 
@@ -94,6 +97,10 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
     },
   )
 }
+
+/** Where the log says that the content was erased, if it was. */
+export const erasedLeaf = (fate: { state: string; leafIndex?: number }) =>
+  fate.leafIndex === undefined ? {} : { erased_leaf: fate.leafIndex }
 
 /** A header given twice is joined by a comma, which is visible ASCII: so it is another key, and that is fine. */
 const single = (header: string | string[] | undefined): string | undefined =>

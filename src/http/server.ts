@@ -13,6 +13,7 @@ import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
+import { retentionRoutes } from './retention.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { tenantRoutes } from './tenants.ts'
 import { verifyRoutes } from './verify.ts'
@@ -115,6 +116,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     verifyRoutes(scope, relay)
     keyRoutes(scope, relay)
+    retentionRoutes(scope)
     logRoutes(scope, relay)
     operationRoutes(scope, database)
   }

@@ -19,6 +19,7 @@ import {
   SourceAnswer,
   SourceWish,
   TenantAnswer,
+  TenantChange,
   TenantWish,
 } from './schemas.ts'
 
@@ -55,7 +56,30 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     describe('Read a tenant', { response: { 200: TenantAnswer } }),
     async ({ principal, params }) => {
       permit(principal, params.tenant)
-      return showTenant(await administration.getTenant(params.tenant))
+      return showTenant(await administration.findTenant(params.tenant))
+    },
+  )
+
+  app.patch<AtTenant & { Body: Static<typeof TenantChange> }>(
+    '/v1/tenants/:tenant',
+    describe('Rename a tenant, move it to another tier, keep longer what is written for it from now on', {
+      body: TenantChange,
+      response: { 200: TenantAnswer },
+    }),
+    async ({ principal, params, body: { retention, ...rest } }) => {
+      permitAdmin(principal)
+      const { payload_days: payloadDays, statement_months: statementMonths } = retention ?? {}
+      const chosen = { ...(payloadDays !== undefined && { payloadDays }), ...(statementMonths !== undefined && { statementMonths }) }
+      return showTenant(await administration.updateTenant(principal.actor, params.tenant, { ...rest, retention: chosen }))
+    },
+  )
+
+  app.delete<AtTenant>(
+    '/v1/tenants/:tenant',
+    describe('Erase a tenant: nothing of it can ever be read again', { response: { 200: TenantAnswer } }),
+    async ({ principal, params }) => {
+      permitAdmin(principal)
+      return showTenant(await relay.eraseTenant(principal.actor, params.tenant))
     },
   )
 
@@ -187,7 +211,14 @@ async function page<Row extends { id: string }, Shown extends { id: string }>(
   return rows.length > limit && last !== undefined ? { data, next: last.id } : { data }
 }
 
-const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
+const showTenant = ({ id, name, tier, createdAt, retention, erasure }: Tenant) => ({
+  id,
+  name,
+  tier,
+  created_at: createdAt.toISOString(),
+  retention: { payload_days: retention.payloadDays, statement_months: retention.statementMonths },
+  ...(erasure !== null && { erased_at: erasure.at.toISOString(), erased_leaf: erasure.leafIndex }),
+})
 
 const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) => ({
   id,

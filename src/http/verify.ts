@@ -3,8 +3,10 @@ import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
-import type { Evidence } from '../receipt/verify.ts'
+import { DatabaseUnavailable } from '../ports/database.ts'
+import type { Evidence, Verdict } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
+import { erasedLeaf } from './messages.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
 
 /** Public: anyone may ask whether a receipt or a webhook signature holds. Answers 200 whatever the verdict is. */
@@ -31,11 +33,23 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
-      if (log === undefined) return verdict
+      const answer = { ...verdict, ...(await contentOf(verdict)) }
+      if (log === undefined) return answer
       const { origin, leafIndex, treeSize, rootHash } = log
-      return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
+      return { ...answer, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
     },
   )
+
+  /** What became of the payload that a valid receipt is about. Unsaid where the database cannot be asked: the verdict
+   *  does not hang on it. */
+  async function contentOf({ verdict, statement }: Pick<Verdict, 'verdict' | 'statement'>): Promise<object> {
+    if (verdict !== 'valid' || statement?.kind !== 'message.accepted') return {}
+    const fate = await relay.archive.fateOf(String(statement.tenant), String(statement.sub)).catch((error: unknown) => {
+      if (error instanceof DatabaseUnavailable) return undefined
+      throw error
+    })
+    return fate === undefined ? {} : { content: fate.state, ...erasedLeaf(fate) }
+  }
 }
 
 /** A string is the exact text of the payload; anything else is the payload itself, in whatever spelling it came. */

@@ -1,7 +1,8 @@
+import { leastRetention, type Retention } from '../log/retention.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
-import type { ApiKey, Endpoint, Source } from './records.ts'
-import { changedTenants, configurationNow, endpointsOf, findApiKey, findSource } from './store.ts'
+import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
+import { changedTenants, configurationNow, endpointsOf, findApiKey, findSource, findTenant } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -22,13 +23,18 @@ export class Directory {
   #checkedAtMs = 0
   #checking: Promise<void> | undefined
   #expiries = 0
+  readonly #onErased: (tenantId: string) => void
+  readonly #tenants = new Map<string, Tenant>()
+  readonly #erased = new Set<string>()
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
 
-  constructor(database: Database, clock: Clock) {
+  /** `onErased` is told of each tenant that was erased, by whichever process. */
+  constructor(database: Database, clock: Clock, onErased: (tenantId: string) => void) {
     this.#database = database
     this.#clock = clock
+    this.#onErased = onErased
   }
 
   /** This process changed the configuration: the next question asks again, and a check under way counts for nothing. */
@@ -40,13 +46,30 @@ export class Directory {
 
   /** An API key that is not revoked. */
   async findApiKey(id: string): Promise<ApiKey | undefined> {
-    await this.#refresh()
+    await this.refresh()
     const key = await this.#recall(this.#apiKeys, id, findApiKey)
     return key?.revokedAt === null ? key : undefined
   }
 
+  /** A tenant that exists, or existed. */
+  async findTenant(id: string): Promise<Tenant | undefined> {
+    await this.refresh()
+    return this.#recall(this.#tenants, id, findTenant)
+  }
+
+  /** Whether a tenant was erased, as far as this process has heard. */
+  isErased(tenantId: string): boolean {
+    return this.#erased.has(tenantId)
+  }
+
+  /** How long what is written for a tenant is kept; null asks for the deployment. */
+  async retentionOf(tenantId: string | null): Promise<Retention> {
+    if (tenantId === null) return leastRetention
+    return (this.#tenants.get(tenantId) ?? (await this.findTenant(tenantId)))?.retention ?? leastRetention
+  }
+
   async findSource(id: string): Promise<Source | undefined> {
-    await this.#refresh()
+    await this.refresh()
     return this.#recall(this.#sources, id, findSource)
   }
 
@@ -62,7 +85,7 @@ export class Directory {
 
   /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
   async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
-    await this.#refresh()
+    await this.refresh()
     const endpoints = await this.#recall(this.#endpoints, tenantId, endpointsOf)
     return endpoints?.find((endpoint) => endpoint.id === id)
   }
@@ -81,7 +104,8 @@ export class Directory {
     return found
   }
 
-  async #refresh(): Promise<void> {
+  /** Asks whether the configuration moved on, unless that was asked a moment ago. */
+  async refresh(): Promise<void> {
     const age = this.#clock.now().getTime() - this.#checkedAtMs
     if (age >= 0 && age < freshMs) return
     this.#checking ??= this.#check().finally(() => {
@@ -99,10 +123,19 @@ export class Directory {
 
   async #catchUp(tx: Tx, configuration: number): Promise<void> {
     if (configuration <= this.#configuration) return
-    const changed = new Set(await changedTenants(tx, this.#configuration))
+    const tenants = await changedTenants(tx, this.#configuration)
+    const changed = new Set(tenants.map(({ id }) => id))
+    for (const { id, erased } of tenants) {
+      if (!erased || this.#erased.has(id)) continue
+      this.#erased.add(id)
+      this.#onErased(id)
+    }
     forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
     forget(this.#sources, (source) => changed.has(source.tenantId))
-    for (const tenantId of changed) this.#endpoints.delete(tenantId)
+    for (const tenantId of changed) {
+      this.#tenants.delete(tenantId)
+      this.#endpoints.delete(tenantId)
+    }
     this.#configuration = Math.max(this.#configuration, configuration)
   }
 }

@@ -8,6 +8,7 @@ const writes = [
   'for update',
   'insert into statements',
   'insert into messages',
+  'insert into payloads',
   'insert into deliveries',
   'insert into tiles',
   'insert into entry_bundles',
