@@ -69,8 +69,13 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     async ({ principal, params, body: { retention, ...rest } }) => {
       permitAdmin(principal)
       const { payload_days: payloadDays, statement_months: statementMonths } = retention ?? {}
-      const chosen = { ...(payloadDays !== undefined && { payloadDays }), ...(statementMonths !== undefined && { statementMonths }) }
-      return showTenant(await administration.updateTenant(principal.actor, params.tenant, { ...rest, retention: chosen }))
+      const chosen = {
+        ...(payloadDays !== undefined && { payloadDays }),
+        ...(statementMonths !== undefined && { statementMonths }),
+      }
+      return showTenant(
+        await administration.updateTenant(principal.actor, params.tenant, { ...rest, retention: chosen }),
+      )
     },
   )
 

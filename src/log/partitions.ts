@@ -60,9 +60,10 @@ export interface ExpiredPartition {
 const selectExpired = `
   select parent as "table", month::timestamp at time zone 'UTC' as month, row_count as rows,
          first_leaf as "firstLeaf", last_leaf as "lastLeaf", held_by as "heldBy"
-    from expired_partitions()`
+    from expired_partitions($1)`
 
-export const expiredPartitions = (tx: Tx): Promise<ExpiredPartition[]> => tx.query(selectExpired)
+/** The months that were over at `now`, oldest first; never one that is not over by the clock of the database. */
+export const expiredPartitions = (tx: Tx, now: Date): Promise<ExpiredPartition[]> => tx.query(selectExpired, [now])
 
 const drop = `select drop_partition($1, $2::date)`
 

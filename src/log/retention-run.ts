@@ -51,7 +51,8 @@ export class RetentionRun {
       const [row] = await tx.query<{ locked: boolean }>(runLock)
       if (row?.locked !== true) return
       await this.#giveUp()
-      for (const partition of await expiredPartitions(this.#database)) await this.#drop(partition)
+      const expired = await expiredPartitions(this.#database, this.#clock.now())
+      for (const partition of expired) await this.#drop(partition)
     })
   }
 

@@ -67,7 +67,7 @@ begin
     execute format('alter table %s force row level security', relation);
     execute format('create policy everyone on %s to countersign_relay, countersign_owner using (true)', relation);
     execute format(
-      'create policy one_tenant on %s for select to countersign_reader using (%I = current_setting(''countersign.tenant'', true))',
+      'create policy one_tenant on %s for select to countersign_reader using (%I = nullif(current_setting(''countersign.tenant'', true), ''''))',
       relation, tenant);
     if relation <> 'api_keys'::regclass then
       execute format('grant select on %s to countersign_reader', relation);
@@ -135,9 +135,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     from generate_series(0, 9) digit
 $$;
 
--- The partitions whose month is over by the database's own clock, and why one must stay a while: a leaf of it is not in
--- a full bundle of entries yet, or a message of it is still owed to somebody.
-create function expired_partitions()
+-- The partitions whose month is over at `at`, and by the database's own clock, whatever the relay thinks the time is; and
+-- why one must stay a while: a leaf of it is in no full bundle of entries yet, or a message of it is still owed.
+create function expired_partitions(at timestamptz)
 returns table (parent text, month date, row_count bigint, first_leaf bigint, last_leaf bigint, held_by text)
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
@@ -149,7 +149,7 @@ begin
      where p.oid in ('statements'::regclass, 'messages'::regclass, 'payloads'::regclass) and c.relkind = 'r'
      order by 2, 1
   loop
-    continue when (month + interval '1 month') at time zone 'UTC' > now();
+    continue when (month + interval '1 month') at time zone 'UTC' > least(at, now());
     execute format('select count(*), min(leaf_index), max(leaf_index) from %s', partition)
        into row_count, first_leaf, last_leaf;
     if parent = 'statements' then
@@ -171,7 +171,7 @@ $$;
 create function drop_partition(parent text, month date) returns void
 language plpgsql security definer set search_path = public, pg_temp set lock_timeout = '3s' as $$
 begin
-  if not exists (select from expired_partitions() e
+  if not exists (select from expired_partitions(now()) e
                   where e.parent = $1 and e.month = $2 and e.held_by is null) then
     raise object_not_in_prerequisite_state using message = format('the partition of %s for %s must stay', $1, $2);
   end if;

@@ -23,9 +23,12 @@ import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
 import { type KmsServer, startKmsServer } from './kms-server.ts'
 
-/** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
+/** A clock that a test moves. It starts at the real time, because TLS, undici and PostgreSQL use that, or before it. */
 export class TestClock implements Clock {
-  #ms = Date.now()
+  #ms: number
+  constructor(agoMs = 0) {
+    this.#ms = Date.now() - agoMs
+  }
   now(): Date {
     return new Date(this.#ms)
   }
@@ -90,10 +93,14 @@ export class TestRelay {
     this.clock = clock
   }
 
-  static async start(options: Partial<RelayOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+  static async start(
+    options: Partial<RelayOptions> = {},
+    beside?: TestRelay,
+    clock = beside?.clock ?? new TestClock(),
+  ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
-    const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
+    const relay = new TestRelay(database, folder, options, clock)
     await relay.open()
     return relay
   }
