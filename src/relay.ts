@@ -26,13 +26,13 @@ import { payloadExpiry, statementExpiry } from './log/retention.ts'
 import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
-import { type AuditEvent, type Stated, signStatement, state } from './log/statement.ts'
+import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { canonicalJson } from './message/canonical.ts'
-import { IdMaker } from './message/id.ts'
+import { IdMaker, idTime } from './message/id.ts'
 import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
-import { payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import { idempotencyExpiry, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import { bind } from './ports/effect.ts'
@@ -186,7 +186,7 @@ export class Relay {
     const draft = draftReceipt(message.id, signed, this.keyring)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
-    const expiry = await this.#expiryOf(message, stated)
+    const expiry = await this.#expiryOf(message)
     const place = await this.sequencer.append({
       stated,
       signed,
@@ -197,12 +197,18 @@ export class Relay {
     return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
   }
 
-  /** When a message that is being accepted expires, with a place for it in the months of then. */
-  async #expiryOf({ tenantId, acceptedAt }: Message, { statedAt }: Stated) {
+  /** When a message that is being accepted expires, counted from its id (message/store.ts looks for it by that), with a
+   *  place for it in the months of then. */
+  async #expiryOf({ id, tenantId, idempotencyHash, acceptedAt }: Message) {
     const retention = await this.directory.retentionOf(tenantId)
-    const payloadExpiresAt = payloadExpiry(acceptedAt, retention)
-    const expiresAt = statementExpiry(statedAt, retention)
-    const places = [this.#partitions.ready('payloads', payloadExpiresAt), this.#partitions.ready('messages', expiresAt)]
+    const madeAt = idTime(id)
+    const payloadExpiresAt = payloadExpiry(madeAt, retention)
+    const expiresAt = statementExpiry(madeAt, retention)
+    const places = [
+      this.#partitions.ready('payloads', payloadExpiresAt),
+      this.#partitions.ready('messages', expiresAt),
+      idempotencyHash === null ? undefined : this.#partitions.ready('idempotency_keys', idempotencyExpiry(acceptedAt)),
+    ]
     for (const place of places) if (place !== undefined) await place
     return { payloadExpiresAt, expiresAt }
   }

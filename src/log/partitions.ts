@@ -1,7 +1,7 @@
 import type { Database, Tx } from '../ports/database.ts'
 
 /** What is kept for a time and then dropped by the month (src/migrations/0006_roles.sql). */
-export type Partitioned = 'statements' | 'messages' | 'payloads'
+export type Partitioned = 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
 
 /**
  * The monthly partitions that rows are written into, by the month in which they expire. They are made ahead of time; and

@@ -62,6 +62,7 @@ export class RetentionRun {
     for (const retention of [leastRetention, ...(await this.#retentions())]) {
       for (const at of [now, new Date(now.getTime() + aheadMs)]) {
         await this.#partitions.ready('payloads', payloadExpiry(at, retention))
+        await this.#partitions.ready('idempotency_keys', payloadExpiry(at, leastRetention)) // both are kept for 30 days
         for (const table of ['messages', 'statements'] as const) {
           await this.#partitions.ready(table, statementExpiry(at, retention))
         }

@@ -1,18 +1,24 @@
 -- What is known of a message, kept as long as its statement and partitioned like it (0001_log.sql): by the month in which
--- rows expire. Unique over all months are the identifier, by its 80 random bits, and (source_id, idempotency_hash), which
--- is asked about under the lock of the head.
+-- rows expire. An identifier is unique over all months by its 80 random bits.
 create table messages (
-  id               text collate "C" not null,
-  tenant_id        text collate "C" not null,
-  source_id        text collate "C" not null,
-  leaf_index       bigint not null,
-  accepted_at      timestamptz not null,
-  idempotency_hash bytea,                         -- SHA-256 of the Idempotency-Key
-  expires_at       timestamptz not null,
+  id          text collate "C" not null,
+  tenant_id   text collate "C" not null,
+  source_id   text collate "C" not null,
+  leaf_index  bigint not null,
+  accepted_at timestamptz not null,
+  expires_at  timestamptz not null,
   primary key (id, expires_at)
 ) partition by range (expires_at);
-create index messages_by_idempotency on messages (source_id, idempotency_hash)
-  where idempotency_hash is not null;
+
+-- The Idempotency-Keys of the last 30 days, as SHA-256. Asked about under the lock of the head, which is what makes a key
+-- unique over the two or three months there are.
+create table idempotency_keys (
+  source_id  text collate "C" not null,
+  key_hash   bytea not null check (length(key_hash) = 32),
+  message_id text collate "C" not null,
+  expires_at timestamptz not null,
+  primary key (source_id, key_hash, expires_at)
+) partition by range (expires_at);
 
 -- Its sealed canonical payload, which expires sooner.
 create table payloads (

@@ -46,7 +46,7 @@ grant usage, create on schema public to countersign_owner;
 -- the one row of the log that moves.
 grant select, insert, update, delete on all tables in schema public to countersign_relay;
 alter default privileges in schema public grant select, insert, update, delete on tables to countersign_relay;
-revoke update, delete on statements, messages, payloads, tiles, entry_bundles from countersign_relay;
+revoke update, delete on statements, messages, payloads, idempotency_keys, tiles, entry_bundles from countersign_relay;
 revoke delete on log, tenants, keys from countersign_relay;
 revoke insert, update, delete on schema_migrations from countersign_relay;
 
@@ -88,12 +88,12 @@ do $$
 declare
   relation text;
 begin
-  foreach relation in array array['statements', 'messages', 'payloads', 'tiles', 'entry_bundles'] loop
+  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles'] loop
     -- Row by row, since such a trigger also holds for a partition that is addressed by its own name.
     execute format('create trigger append_only before update or delete on %I for each row execute function refuse_change()', relation);
     execute format('alter table %I enable always trigger append_only', relation);
   end loop;
-  foreach relation in array array['statements', 'messages', 'payloads', 'tiles', 'entry_bundles', 'log'] loop
+  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles', 'log'] loop
     execute format('create trigger never_empty before truncate on %I execute function refuse_change()', relation);
     execute format('alter table %I enable always trigger never_empty', relation);
     execute format('alter table %I owner to countersign_owner', relation);
@@ -110,7 +110,7 @@ language plpgsql security definer set search_path = public, pg_temp as $$
 declare
   partition text := format('%s_%s', parent, to_char(month, 'YYYYMM'));
 begin
-  if parent not in ('statements', 'messages', 'payloads') or month <> date_trunc('month', month) then
+  if parent not in ('statements', 'messages', 'payloads', 'idempotency_keys') or month <> date_trunc('month', month) then
     raise invalid_parameter_value using message = format('no partition of %s begins at %s', parent, month);
   end if;
   perform pg_advisory_xact_lock(4857264073);   -- processes that need the same one at once
@@ -146,15 +146,21 @@ begin
   for parent, month, partition in
     select p.relname, to_date(right(c.relname, 6), 'YYYYMM'), c.oid
       from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-     where p.oid in ('statements'::regclass, 'messages'::regclass, 'payloads'::regclass) and c.relkind = 'r'
+     where p.relname in ('statements', 'messages', 'payloads', 'idempotency_keys') and c.relkind = 'r'
+       and p.relnamespace = 'public'::regnamespace
      order by 2, 1
   loop
     continue when (month + interval '1 month') at time zone 'UTC' > least(at, now());
-    execute format('select count(*), min(leaf_index), max(leaf_index) from %s', partition)
-       into row_count, first_leaf, last_leaf;
+    execute format('select count(*) from %s', partition) into row_count;
+    first_leaf := null;
+    last_leaf := null;
+    held_by := null;
+    if parent <> 'idempotency_keys' then
+      execute format('select min(leaf_index), max(leaf_index) from %s', partition) into first_leaf, last_leaf;
+    end if;
     if parent = 'statements' then
       held_by := (select 'bundle' from log where last_leaf >= tree_size - tree_size % 256);
-    else
+    elsif parent <> 'idempotency_keys' then
       -- Nothing is kept for less than 30 days, which leaves few deliveries to look at.
       execute format(
         'select ''delivery'' where exists

@@ -8,7 +8,7 @@ import { makePartition } from '../../src/log/partitions.ts'
 import { silentLogger } from '../support/database.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
 
-const guarded = ['statements', 'messages', 'payloads', 'tiles', 'entry_bundles']
+const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
 const refused = { code: '42501' }
 
 let relay: TestRelay
@@ -22,7 +22,7 @@ beforeAll(async () => {
   rival = await relay.makeTenant('Rival')
   for (const tenant of [acme, rival]) {
     await relay.makeEndpoint(tenant, 'http://127.0.0.1:65000/')
-    const posts = Array.from({ length: 130 }, (_, n) => relay.post(tenant, { n }))
+    const posts = Array.from({ length: 130 }, (_, n) => relay.post(tenant, { n }, { 'idempotency-key': `${n}` }))
     for (const { status } of await Promise.all(posts)) expect(status).toBe(202)
   }
   const [row] = await relay.database.superuser<{ name: string }>(
@@ -53,6 +53,7 @@ const columns: Record<string, string> = {
   statements: 'entry = entry',
   messages: 'accepted_at = accepted_at',
   payloads: 'sealed = sealed',
+  idempotency_keys: 'key_hash = key_hash',
   tiles: 'hashes = hashes',
   entry_bundles: 'entries = entries',
 }
@@ -103,6 +104,7 @@ describe('the reader of a tenant', () => {
     'select * from api_keys',
     'select * from processes',
     'select * from payloads',
+    'select * from idempotency_keys',
     `select make_partition('statements', '2090-01-01')`,
   ])('may not %s', async (change) => {
     await expect(attempt(change, { role: 'countersign_reader' })).rejects.toMatchObject(refused)

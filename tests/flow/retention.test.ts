@@ -97,7 +97,7 @@ test('over fourteen months payloads and statements expire by the month, and ever
   expect(await partitionsOf('statements')).not.toContain(atFirst[0])
   const [{ deleted } = { deleted: -1 }] = await relay.database.superuser<{ deleted: number }>(
     `select sum(n_tup_del)::bigint as deleted from pg_stat_user_tables
-      where relname ~ '^(statements|messages|payloads|tiles|entry_bundles)'`,
+      where relname ~ '^(statements|messages|payloads|idempotency_keys|tiles|entry_bundles)'`,
   )
   expect(deleted).toBe(0)
   expect(await rowsOf('messages', ordinary)).toBeLessThan(280)

@@ -52,7 +52,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 export const silentLogger = pino({ level: 'silent' })
 
 /** The tables whose rows nobody changes. */
-const guarded = ['statements', 'messages', 'payloads', 'tiles', 'entry_bundles']
+const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
 
 const administer = (server: ServerConnection, statement: string) =>
   inSession(server, (session) => session.query(statement))
