@@ -4,7 +4,9 @@ import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
+import { Notices } from './delivery/notices.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { type Audience, everyone } from './delivery/subscription.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
@@ -22,17 +24,17 @@ import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
 import { Partitions } from './log/partitions.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
 import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
-import { payloadExpiry, statementExpiry } from './log/retention.ts'
 import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TileCache } from './log/tile-cache.ts'
 import { canonicalJson } from './message/canonical.ts'
-import { IdMaker, idTime } from './message/id.ts'
+import { IdMaker } from './message/id.ts'
 import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
-import { idempotencyExpiry, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import { payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import { bind } from './ports/effect.ts'
@@ -54,6 +56,7 @@ import {
 import { Administration } from './tenant/administration.ts'
 import { Archive } from './tenant/archive.ts'
 import { Directory } from './tenant/directory.ts'
+import { Expiry } from './tenant/expiry.ts'
 import type { Tenant } from './tenant/records.ts'
 import { retentionsChosen } from './tenant/store.ts'
 
@@ -107,6 +110,7 @@ export class Relay {
   readonly directory: Directory
   readonly administration: Administration
   readonly endpoints: Endpoints
+  readonly notices: Notices
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
@@ -114,10 +118,11 @@ export class Relay {
   readonly archive: Archive
   readonly policy: KeyPolicy
   readonly #abandonment: Abandonment
-  readonly #partitions: Partitions
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
+  readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
+  readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
   readonly #maxQueue: number
@@ -137,18 +142,20 @@ export class Relay {
     this.directory = parts.directory
     this.administration = parts.administration
     this.endpoints = parts.endpoints
+    this.notices = parts.notices
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.rotation = parts.rotation
     this.retention = parts.retention
     this.archive = parts.archive
     this.#abandonment = parts.abandonment
-    this.#partitions = parts.partitions
     this.policy = parts.policy
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
+    this.#append = parts.append
     this.#publisher = parts.publisher
+    this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
     this.#maxQueue = parts.maxQueue
@@ -178,39 +185,13 @@ export class Relay {
   }
 
   async #accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
-    const { clock, database, observer } = this.#adapters
+    const { clock, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
-    const stated = state(this.issuer, acceptanceOf(message), now)
-    const signed = await signStatement(this.keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, this.keyring)
-    const dataKey = await this.#dataKeys.get(database, message.tenantId)
-    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
-    const expiry = await this.#expiryOf(message)
-    const place = await this.sequencer.append({
-      stated,
-      signed,
-      effects: [bind(storeMessages, { message, sealed, ...expiry }), bind(this.worker.owe, { message, signed })],
-    })
+    const { draft, place } = await this.#append(message, everyone)
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
     return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
-  }
-
-  /** When a message that is being accepted expires, counted from its id (message/store.ts looks for it by that), with a
-   *  place for it in the months of then. */
-  async #expiryOf({ id, tenantId, idempotencyHash, acceptedAt }: Message) {
-    const retention = await this.directory.retentionOf(tenantId)
-    const madeAt = idTime(id)
-    const payloadExpiresAt = payloadExpiry(madeAt, retention)
-    const expiresAt = statementExpiry(madeAt, retention)
-    const places = [
-      this.#partitions.ready('payloads', payloadExpiresAt),
-      this.#partitions.ready('messages', expiresAt),
-      idempotencyHash === null ? undefined : this.#partitions.ready('idempotency_keys', idempotencyExpiry(acceptedAt)),
-    ]
-    for (const place of places) if (place !== undefined) await place
-    return { payloadExpiresAt, expiresAt }
   }
 
   /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
@@ -223,7 +204,7 @@ export class Relay {
     const { database } = this.#adapters
     const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, message.leafIndex)
+    const { head, proof } = await proveNow(database, this.#tiles, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
     return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
@@ -367,6 +348,36 @@ export class Relay {
   }
 }
 
+/** What a message is appended with. */
+interface Appending {
+  readonly issuer: string
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly dataKeys: DataKeys
+  readonly expiry: Expiry
+  readonly sequencer: Sequencer
+  readonly worker: DeliveryWorker
+}
+
+/** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
+ *  it is owed to. */
+function appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker }: Appending) {
+  return async function append(message: Message, audience: Audience) {
+    const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
+    const signed = await signStatement(keyring, stated.statement)
+    const draft = draftReceipt(message.id, signed, keyring)
+    const dataKey = await dataKeys.get(database, message.tenantId)
+    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const kept = { message, sealed, ...(await expiry.of(message)) }
+    const place = await sequencer.append({
+      stated,
+      signed,
+      effects: [bind(storeMessages, kept), bind(worker.owe, { message, signed, audience })],
+    })
+    return { draft, place }
+  }
+}
+
 const acceptanceOf = (message: Message): AuditEvent => ({
   kind: 'message.accepted',
   sub: message.id,
@@ -387,18 +398,20 @@ interface RelayParts {
   directory: Directory
   administration: Administration
   endpoints: Endpoints
+  notices: Notices
+  append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
   rotation: KeyRotation
   retention: RetentionRun
   archive: Archive
   abandonment: Abandonment
-  partitions: Partitions
   policy: KeyPolicy
   keyTickMs: number
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
   maxQueue: number
@@ -414,15 +427,10 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
   const trustedLog = logTrust(keyring, origin)
   const current = await findHead(database)
-  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, trustedLog())
 
   const publisher = new CheckpointPublisher(objectStore, logger)
-  if (current !== undefined) {
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
   const partitions = new Partitions(database)
-  const directory = new Directory(database, clock, (tenantId) => dataKeys.forget(tenantId))
+  const directory = new Directory(database, clock, dataKeys)
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -433,11 +441,17 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
+  const tiles = new TileCache(() => sequencer.edge)
+  if (current !== undefined) {
+    await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
+    publisher.publish(current.checkpoint)
+    observer.treeGrew(current.treeSize)
+  }
   const ids = new IdMaker()
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
-  const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
+  const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
     client: new OutboundClient({ guard, clock }),
@@ -446,6 +460,9 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
+  const expiry = new Expiry(directory, partitions)
+  const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
+  const notices = new Notices({ append, clock, ids })
   const archive = new Archive({ database, dataKeys, directory, clock })
   const abandonment = new Abandonment({ database, sequencer, clock, issuer })
   const retention = new RetentionRun({
@@ -462,9 +479,9 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
-    ...{ retention, archive, abandonment, partitions },
-    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, rotation, policy },
+    ...{ retention, archive, abandonment },
+    ...{ adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
 

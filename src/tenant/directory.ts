@@ -1,8 +1,10 @@
+import type { DataKeys } from '../keyring/data-keys.ts'
 import { leastRetention, type Retention } from '../log/retention.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
+import { endpointsOf } from './endpoint-store.ts'
 import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
-import { changedTenants, configurationNow, endpointsOf, findApiKey, findSource, findTenant } from './store.ts'
+import { changedTenants, configurationNow, findApiKey, findSource, findTenant } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -19,22 +21,21 @@ const mostRemembered = 100_000
 export class Directory {
   readonly #database: Database
   readonly #clock: Clock
+  readonly #dataKeys: DataKeys
   #configuration = 0
   #checkedAtMs = 0
   #checking: Promise<void> | undefined
   #expiries = 0
-  readonly #onErased: (tenantId: string) => void
   readonly #tenants = new Map<string, Tenant>()
   readonly #erased = new Set<string>()
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
 
-  /** `onErased` is told of each tenant that was erased, by whichever process. */
-  constructor(database: Database, clock: Clock, onErased: (tenantId: string) => void) {
+  constructor(database: Database, clock: Clock, dataKeys: DataKeys) {
     this.#database = database
     this.#clock = clock
-    this.#onErased = onErased
+    this.#dataKeys = dataKeys
   }
 
   /** This process changed the configuration: the next question asks again, and a check under way counts for nothing. */
@@ -78,7 +79,7 @@ export class Directory {
     await this.#catchUp(tx, configuration)
     const known = this.#endpoints.get(tenantId)
     if (known !== undefined) return known
-    const endpoints = await endpointsOf(tx, tenantId)
+    const endpoints = await this.#readEndpoints(tx, tenantId)
     remember(this.#endpoints, tenantId, endpoints)
     return endpoints
   }
@@ -86,9 +87,12 @@ export class Directory {
   /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
   async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
     await this.refresh()
-    const endpoints = await this.#recall(this.#endpoints, tenantId, endpointsOf)
+    const endpoints = await this.#recall(this.#endpoints, tenantId, this.#readEndpoints)
     return endpoints?.find((endpoint) => endpoint.id === id)
   }
+
+  readonly #readEndpoints = async (tx: Tx, tenantId: string): Promise<Endpoint[]> =>
+    endpointsOf(tx, tenantId, await this.#dataKeys.get(tx, tenantId))
 
   async #recall<T>(
     cache: Map<string, T>,
@@ -128,7 +132,7 @@ export class Directory {
     for (const { id, erased } of tenants) {
       if (!erased || this.#erased.has(id)) continue
       this.#erased.add(id)
-      this.#onErased(id)
+      this.#dataKeys.forget(id) // it is destroyed; what it sealed must not be readable from memory either
     }
     forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
     forget(this.#sources, (source) => changed.has(source.tenantId))
