@@ -15,6 +15,8 @@ export const abandonments: Effect<string> = {
   },
 }
 
+const lookBackMs = 7 * 86_400_000
+
 /** One page becomes one batch of the log. */
 const pageLength = 256
 
@@ -36,8 +38,10 @@ export class Abandonment {
     this.#issuer = parts.issuer
   }
 
+  /** Of the tenants erased in the last days: whatever was cut short is made good long before. */
   async ofErased(): Promise<void> {
-    await this.#all('tenant_erased', () => pendingOfErased(this.#database, pageLength))
+    const since = new Date(this.#clock.now().getTime() - lookBackMs)
+    await this.#all('tenant_erased', () => pendingOfErased(this.#database, since, pageLength))
   }
 
   async ofExpired(): Promise<void> {

@@ -107,11 +107,12 @@ const selectOfErased = `
   select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
          jsonb_array_length(d.attempts) as attempts
     from deliveries d join tenants t on t.id = d.tenant_id
-   where t.erased_at is not null
-   limit $1`
+   where t.erased_at > $1
+   limit $2`
 
-/** What is owed by tenants that are no more. */
-export const pendingOfErased = (tx: Tx, limit: number): Promise<HopelessDelivery[]> => tx.query(selectOfErased, [limit])
+/** What is owed by tenants that were erased after `since`. Looks at all deliveries where there is such a tenant. */
+export const pendingOfErased = (tx: Tx, since: Date, limit: number): Promise<HopelessDelivery[]> =>
+  tx.query(selectOfErased, [since, limit])
 
 // No payload is kept for less than 30 days, so only what is older is looked at.
 const selectOfExpired = `

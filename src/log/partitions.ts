@@ -1,4 +1,5 @@
-import type { Database, Tx } from '../ports/database.ts'
+import { RelayError } from '../errors.ts'
+import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
 
 /** What is kept for a time and then dropped by the month (src/migrations/0006_roles.sql). */
 export type Partitioned = 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
@@ -16,7 +17,8 @@ export class Partitions {
     this.#database = database
   }
 
-  /** Resolves once rows of `table` that expire at `expiresAt` have their place. Undefined: they have it already. */
+  /** Resolves once rows of `table` that expire at `expiresAt` have their place; undefined: they have it already. Rejects
+   *  with `storage_unavailable` where the database cannot be reached. */
   ready(table: Partitioned, expiresAt: Date): Promise<void> | undefined {
     const name = `${table} ${monthNumber(expiresAt)}`
     if (this.#made.has(name)) return undefined
@@ -24,7 +26,14 @@ export class Partitions {
     if (making === undefined) {
       making = this.#database
         .transaction((tx) => makePartition(tx, table, expiresAt))
-        .then(() => void this.#made.add(name))
+        .then(
+          () => void this.#made.add(name),
+          (cause: unknown) => {
+            // Nothing is appended before its partition is there. Whether this one is now will be seen by making it again.
+            if (!(cause instanceof DatabaseUnavailable || cause instanceof CommitUnknown)) throw cause
+            throw new RelayError('storage_unavailable', { cause, retryAfterS: 1 })
+          },
+        )
         .finally(() => this.#making.delete(name))
       this.#making.set(name, making)
     }

@@ -110,13 +110,15 @@ export interface StoredMessage {
 }
 
 // The id tells when the message was made, and that from which month on to look: nothing is kept for less than a year, and
-// no payload for less than 30 days.
+// no payload for less than 30 days. `limit` keeps the planner from joining whole tables while they are young.
 const selectMessage = `
   select m.id, m.tenant_id as "tenantId", m.source_id as "sourceId", m.leaf_index as "leafIndex",
          m.accepted_at as "acceptedAt", m.expires_at as "expiresAt",
          p.sealed as payload, p.expires_at as "payloadExpiresAt"
     from messages m
-    left join payloads p on p.leaf_index = m.leaf_index and p.expires_at >= $2::timestamptz + interval '720 hours'
+    left join lateral (select sealed, expires_at from payloads
+                        where leaf_index = m.leaf_index and expires_at >= $2::timestamptz + interval '720 hours'
+                        limit 1) p on true
    where m.id = $1 and m.expires_at >= $2::timestamptz + interval '8760 hours'`
 
 export async function findMessage(tx: Tx, id: string): Promise<StoredMessage | undefined> {

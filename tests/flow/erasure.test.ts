@@ -72,6 +72,19 @@ test('nothing of an erased tenant can be read, in any process, and its receipts 
   await relay.check()
 })
 
+test('a process that has not heard of the erasure yet accepts nothing for the tenant either', async () => {
+  await other.post(acme, { before: true })
+  const { body: erased } = await erase(acme)
+  const { status } = await other.post(acme, { after: true })
+  expect([401, 410]).toContain(status)
+  const late = await relay.database.superuser(
+    `select 1 from statements where kind = 'message.accepted' and leaf_index > $1`,
+    [erased.erased_leaf],
+  )
+  expect(late).toEqual([])
+  await relay.check()
+})
+
 test('no table holds a word of it, but for what its destroyed data key sealed', async () => {
   await relay.makeEndpoint(acme, `${receiver.url}-of-acme`)
   await relay.post(acme, { secret: 'of acme' })
