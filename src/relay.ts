@@ -48,6 +48,8 @@ import {
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
 import { Directory } from './tenant/directory.ts'
+import { SourceGate } from './tenant/source-gate.ts'
+import { Sources } from './tenant/sources.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -95,6 +97,9 @@ export class Relay {
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
+  readonly sources: Sources
+  /** Lets posts pass to a source, or not. */
+  readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
@@ -120,6 +125,8 @@ export class Relay {
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
+    this.sources = parts.sources
+    this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.sequencer = parts.sequencer
     this.worker = parts.worker
@@ -183,7 +190,7 @@ export class Relay {
     return message
   }
 
-  /** The canonical payload, opened. */
+  /** The payload, opened: canonical JSON, or the bytes as posted. */
   async payloadOf(message: StoredMessage): Promise<Uint8Array> {
     const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
     return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
@@ -307,7 +314,8 @@ export class Relay {
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
     const payload = await this.payloadOf(before)
-    if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
+    if (before.contentType !== message.contentType || Buffer.compare(payload, message.payload) !== 0)
+      throw new RelayError('idempotency_key_reused')
     return this.receiptOf(before)
   }
 }
@@ -318,10 +326,12 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
     received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+    ...(message.contentType !== null && { canonicalization: 'none', content_type: message.contentType }),
   },
 })
 
@@ -331,6 +341,8 @@ interface RelayParts {
   keyring: Keyring
   directory: Directory
   administration: Administration
+  sources: Sources
+  gate: SourceGate
   endpoints: Endpoints
   sequencer: Sequencer
   worker: DeliveryWorker
@@ -374,6 +386,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const directory = new Directory(database, clock)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
+  const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
+  const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
@@ -390,7 +404,21 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
+    ...{
+      head,
+      created,
+      keyring,
+      directory,
+      administration,
+      sources,
+      gate,
+      endpoints,
+      sequencer,
+      worker,
+      rotation,
+      policy,
+      keyTickMs,
+    },
     ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
   }
 }

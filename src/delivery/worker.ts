@@ -100,10 +100,10 @@ export class DeliveryWorker {
       const claimed: ClaimedDelivery[] = []
       const room = this.#lanes.reserve()
       for (const { row } of rows) {
-        const { tenantId, id: messageId, payload } = row.message
+        const { tenantId, id: messageId } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
-        const freight = { payload, sha256: row.message.sha256, receipt: compact(row.signed) }
+        const freight = { ...forwarded(row.message), sha256: row.message.sha256, receipt: compact(row.signed) }
         for (const { id: endpointId, url } of endpoints) {
           const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId }
           if (room(endpointId)) {
@@ -239,7 +239,7 @@ export class DeliveryWorker {
     const input = webhookSigningInput(messageId, timestampS, cargo.payload)
     const { kid, signature } = await keyring.sign(() => input)
     const headers = {
-      'content-type': 'application/json',
+      'content-type': cargo.contentType,
       'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
       'webhook-id': messageId,
       'webhook-timestamp': String(timestampS),
@@ -313,7 +313,9 @@ export class DeliveryWorker {
     const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
     const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-    return { url: endpoint.url, payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
+    const receipt = compact({ statement, kid, signature })
+    const { contentType } = message
+    return { url: endpoint.url, ...forwarded({ payload, contentType }), sha256: sha256(payload), receipt }
   }
 
   async #release(deliveries: readonly ClaimedDelivery[]): Promise<void> {
@@ -356,6 +358,12 @@ const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => 
   tenant: tenantId,
   message: messageId,
   endpoint: endpointId,
+})
+
+/** The body of a request, and its media type: canonical JSON unless the message says otherwise. */
+const forwarded = ({ payload, contentType }: { payload: Uint8Array; contentType: string | null }) => ({
+  payload,
+  contentType: contentType ?? 'application/json',
 })
 
 const compact = ({

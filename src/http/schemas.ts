@@ -2,9 +2,9 @@ import { Type } from 'typebox'
 
 /** The shapes of requests and answers. Ajv checks requests against them and /openapi.json is made of them. */
 
-const name = Type.String({ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' })
-const instant = Type.String({ format: 'date-time' })
-const id = (prefix: string, what: string) =>
+export const name = Type.String({ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' })
+export const instant = Type.String({ format: 'date-time' })
+export const id = (prefix: string, what: string) =>
   Type.String({
     description: `${what}, \`${prefix}_\` and 26 characters.`,
     examples: [`${prefix}_01m80h1aha8qpjns1baxnshj3d`],
@@ -31,15 +31,6 @@ export const TenantAnswer = Type.Object({
   id: id('ten', 'The tenant'),
   name,
   tier: Type.String(),
-  created_at: instant,
-})
-
-export const SourceWish = Type.Object({ name }, { additionalProperties: false })
-export const SourceAnswer = Type.Object({
-  id: id('src', 'The source'),
-  tenant: Type.String(),
-  name,
-  messages_url: Type.String({ description: 'Where the vendor posts.' }),
   created_at: instant,
 })
 
@@ -107,7 +98,9 @@ export const MessageAnswer = Type.Object({
   source: Type.String(),
   accepted_at: instant,
   leaf_index: Type.Integer({ description: 'Where in the log its statement stands.' }),
-  payload: Type.Any({ description: 'The canonical payload.' }),
+  payload: Type.Optional(Type.Any({ description: 'The canonical payload.' })),
+  payload_base64: Type.Optional(Type.String({ description: 'Instead, where the source takes exact bytes: those.' })),
+  content_type: Type.Optional(Type.String({ description: 'Their media type, as the sender stated it.' })),
 })
 
 export const DeliveryAnswer = Type.Object({
@@ -133,6 +126,9 @@ export const VerifyWish = Type.Object(
     receipt: Type.Optional(Type.Any({ description: 'A receipt as it was answered.' })),
     payload: Type.Optional(
       Type.Any({ description: 'The payload as JSON; or, as a string, the exact text that was posted or received.' }),
+    ),
+    payload_base64: Type.Optional(
+      Type.String({ pattern: '^[A-Za-z0-9+/]*={0,2}$', description: 'Instead of `payload`: its exact bytes.' }),
     ),
     webhook: Type.Optional(
       Type.Object(

@@ -4,9 +4,10 @@ import { RelayError } from '../errors.ts'
 import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
-import type { ApiKey, Endpoint, Source, Tenant } from '../tenant/records.ts'
-import { endpointsOf, findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
+import type { ApiKey, Endpoint, Tenant } from '../tenant/records.ts'
+import { endpointsOf, findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
+import { type Paged, page } from './page.ts'
 import {
   ApiKeyAnswer,
   ApiKeyMade,
@@ -16,17 +17,14 @@ import {
   EndpointWish,
   Page,
   pageOf,
-  SourceAnswer,
-  SourceWish,
   TenantAnswer,
   TenantWish,
 } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
 type AtEndpoint = { Params: { tenant: string; endpoint: string } }
-type Paged = { Querystring: Static<typeof Page> }
 
-/** Tenants and what belongs to them: sources, endpoints, API keys. `app` has authenticated and parsed the body. */
+/** Tenants, and of what belongs to them endpoints and API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {
   const { administration, endpoints } = relay
   const permit = (principal: Principal, tenantId: string): void => permitTenant(principal, tenantId, ['tenant'])
@@ -56,27 +54,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     async ({ principal, params }) => {
       permit(principal, params.tenant)
       return showTenant(await administration.getTenant(params.tenant))
-    },
-  )
-
-  app.post<AtTenant & { Body: Static<typeof SourceWish> }>(
-    '/v1/tenants/:tenant/sources',
-    describe('Create a source', { body: SourceWish, response: { 201: SourceAnswer } }),
-    async ({ principal, params, body }, reply) => {
-      permit(principal, params.tenant)
-      reply.code(201)
-      return showSource(relay.issuer, await administration.createSource(principal.actor, params.tenant, body))
-    },
-  )
-
-  app.get<AtTenant & Paged>(
-    '/v1/tenants/:tenant/sources',
-    describe('List sources', { querystring: Page, response: { 200: pageOf(SourceAnswer) } }),
-    async ({ principal, params, query }) => {
-      permit(principal, params.tenant)
-      await administration.getTenant(params.tenant)
-      const list = (after: string, limit: number) => listSources(database, params.tenant, after, limit)
-      return page(query, list, (source) => showSource(relay.issuer, source))
     },
   )
 
@@ -174,28 +151,7 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
-/** Pages by id. One row more than asked for is read, to know whether there is a next page. */
-async function page<Row extends { id: string }, Shown extends { id: string }>(
-  { after = '', limit: most = '100' }: Static<typeof Page>,
-  list: (after: string, limit: number) => Promise<Row[]>,
-  show: (row: Row) => Shown,
-): Promise<{ data: Shown[]; next?: string }> {
-  const limit = Number(most)
-  const rows = await list(after, limit + 1)
-  const data = rows.slice(0, limit).map(show)
-  const last = data.at(-1)
-  return rows.length > limit && last !== undefined ? { data, next: last.id } : { data }
-}
-
 const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
-
-const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) => ({
-  id,
-  tenant: tenantId,
-  name,
-  messages_url: `${issuer}/v1/sources/${id}/messages`,
-  created_at: createdAt.toISOString(),
-})
 
 const showEndpoint = ({ id, tenantId, name, url, createdAt }: Endpoint) => ({
   id,
