@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RelayError } from '../errors.ts'
+import { type JsonObject, parsePayload } from '../message/json.ts'
 import { receiptMediaType } from '../receipt/receipt.ts'
 import type { Relay } from '../relay.ts'
 import { hashSecret } from '../tenant/api-key.ts'
@@ -46,10 +47,12 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
     }
   })
 
-  const accept = async (request: FastifyRequest, reply: FastifyReply): Promise<string> => {
+  const accept = async (request: FastifyRequest, reply: FastifyReply) => {
     const { source } = request.approach
     const raw = request.body instanceof Uint8Array ? request.body : new Uint8Array(0)
     const credential = request.approach.credential ?? (await judge(relay, request, source, raw))
+    const challenge = credential.authentication === 'slack' ? readSlackChallenge(raw) : undefined
+    if (challenge !== undefined) return reply.type('text/plain').send(challenge)
     const { receipt, repeated } = await relay.accept({
       ...credential,
       tenantId: source.tenantId,
@@ -132,6 +135,21 @@ async function asIfUnknown<T>(
     throw error
   }
 }
+
+/** Slack sends no event to a URL that did not once answer this with 200 and the challenge. It is a question about us,
+ *  signed like everything else, and nothing that anybody is to have a receipt for or to be forwarded. */
+function readSlackChallenge(raw: Uint8Array): string | undefined {
+  if (raw.length > mostChallengeBytes || !Buffer.from(raw).includes('url_verification')) return undefined
+  try {
+    const { type, challenge } = parsePayload(raw) as JsonObject
+    return type === 'url_verification' && typeof challenge === 'string' ? challenge : undefined
+  } catch (error) {
+    if (error instanceof RelayError) return undefined // not JSON, and perhaps the source wants no JSON
+    throw error
+  }
+}
+
+const mostChallengeBytes = 4096
 
 /** What names the post: the header the tenant chose, or the provider's own, or else Idempotency-Key. One given twice is
  *  joined by a comma, which is visible ASCII: so it is another key, and that is fine. */
