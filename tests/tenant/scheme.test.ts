@@ -223,14 +223,15 @@ describe.each(Object.entries({ ...genuine, ...published }))('%s', (name, signed)
   })
 
   const timed = read(signed, {})?.atMs !== undefined
-  test.runIf(timed)('holds within the window to either side and not a second beyond', () => {
-    const atMs = read(signed, {})?.atMs ?? 0
-    for (const sign of [-1, 1]) {
-      expect(judged(signed, { at: new Date(atMs + sign * 300_000) }).kind).toBe('genuine')
-      const beyond = judged(signed, { at: new Date(atMs + sign * 300_001) })
-      expect(beyond).toEqual({ kind: 'refused', reason: 'outside_window' })
-    }
-  })
+  if (timed)
+    test('holds within the window to either side and not a second beyond', () => {
+      const atMs = read(signed, {})?.atMs ?? 0
+      for (const sign of [-1, 1]) {
+        expect(judged(signed, { at: new Date(atMs + sign * 300_000) }).kind).toBe('genuine')
+        const beyond = judged(signed, { at: new Date(atMs + sign * 300_001) })
+        expect(beyond).toEqual({ kind: 'refused', reason: 'outside_window' })
+      }
+    })
 
   test('is told apart from others by what is signed, where that tells', () => {
     const [once, again] = [judged(signed), judged(signed)]
