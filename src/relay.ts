@@ -24,6 +24,7 @@ import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TileCache } from './log/tile-cache.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
@@ -108,6 +109,7 @@ export class Relay {
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #publisher: CheckpointPublisher
+  readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
   readonly #maxQueue: number
@@ -136,6 +138,7 @@ export class Relay {
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
     this.#publisher = parts.publisher
+    this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
     this.#maxQueue = parts.maxQueue
@@ -201,7 +204,7 @@ export class Relay {
     const { database } = this.#adapters
     const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, message.leafIndex)
+    const { head, proof } = await proveNow(database, this.#tiles, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
     return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
@@ -352,6 +355,7 @@ interface RelayParts {
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
   maxQueue: number
@@ -367,13 +371,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
   const trustedLog = logTrust(keyring, origin)
   const current = await findHead(database)
-  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, trustedLog())
 
   const publisher = new CheckpointPublisher(objectStore, logger)
-  if (current !== undefined) {
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -382,6 +381,12 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
+  const tiles = new TileCache(() => sequencer.edge)
+  if (current !== undefined) {
+    await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
+    publisher.publish(current.checkpoint)
+    observer.treeGrew(current.treeSize)
+  }
   const ids = new IdMaker()
   const directory = new Directory(database, clock)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
@@ -404,22 +409,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{
-      head,
-      created,
-      keyring,
-      directory,
-      administration,
-      sources,
-      gate,
-      endpoints,
-      sequencer,
-      worker,
-      rotation,
-      policy,
-      keyTickMs,
-    },
-    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, sequencer, worker },
+    ...{ rotation, policy, keyTickMs, adapters, dataKeys, publisher, tiles, trust, ids, maxQueue },
   }
 }
 

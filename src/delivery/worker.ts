@@ -292,7 +292,7 @@ export class DeliveryWorker {
     const stated = state(issuer, event, clock.now())
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
-        await sequencer.append({ stated, effects: [effect] })
+        await sequencer.append({ stated, effects: [effect], patient: true })
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'
