@@ -17,10 +17,14 @@ declare module 'fastify' {
   }
 }
 
-/** A post on its way to a source. Without a credential, its bytes must vouch for it. */
-interface Approach {
+/** A post on its way to a source: the holder of an API key vouches for it, or its bytes must. */
+type Approach = { readonly source: Source; readonly credential: Credential } | Unproven
+
+interface Unproven {
   readonly source: Source
-  readonly credential: Credential | undefined
+  readonly credential: undefined
+  /** To be called when the bytes were judged. */
+  readonly decided: () => void
 }
 
 /**
@@ -32,7 +36,7 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
   // Which media types a source takes is its own affair, and not known before the post is authenticated.
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
 
-  app.addHook('onRequest', async (request) => {
+  app.addHook('onRequest', async (request, reply) => {
     const source = await findSource(relay, request)
     if (source === undefined || source.settings.authentication.scheme === 'api_key') {
       const { actor } = await keyHolder(relay, request, source)
@@ -43,14 +47,17 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
       request.approach = { source, credential }
     } else {
       await asIfUnknown(relay, request, source, () => relay.gate.approach(source, request.ip))
-      request.approach = { source, credential: undefined }
+      const decided = relay.gate.expectBody(source)
+      reply.raw.once('close', decided)
+      request.approach = { source, credential: undefined, decided }
     }
   })
 
   const accept = async (request: FastifyRequest, reply: FastifyReply) => {
-    const { source } = request.approach
+    const { approach } = request
+    const { source } = approach
     const raw = request.body instanceof Uint8Array ? request.body : new Uint8Array(0)
-    const credential = request.approach.credential ?? (await judge(relay, request, source, raw))
+    const credential = approach.credential ?? (await judge(relay, request, approach, raw))
     const challenge = credential.authentication === 'slack' ? readSlackChallenge(raw) : undefined
     if (challenge !== undefined) return reply.type('text/plain').send(challenge)
     const { receipt, repeated } = await relay.accept({
@@ -112,10 +119,16 @@ async function keyHolder(relay: Relay, request: FastifyRequest, source: Source |
   return principal
 }
 
-async function judge(relay: Relay, request: FastifyRequest, source: Source, raw: Uint8Array): Promise<Credential> {
+async function judge(
+  relay: Relay,
+  request: FastifyRequest,
+  { source, decided }: Unproven,
+  raw: Uint8Array,
+): Promise<Credential> {
   const byUrl = (request.params as Named).token !== undefined
   const presented = { headers: request.raw.headersDistinct, raw }
   const credential = await asIfUnknown(relay, request, source, () => relay.gate.authenticate(source, presented, byUrl))
+  decided()
   relay.gate.pass(source)
   return credential
 }

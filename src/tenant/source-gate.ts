@@ -19,6 +19,10 @@ import {
 import { allowList } from './source-settings.ts'
 import { openSecrets } from './sources.ts'
 
+/** Bodies of one source that are being read before anything vouches for them. A vendor's burst passes faster than that;
+ *  a stranger's fills no more memory than this times the limit of a body, and holds up no other source. */
+const mostUnproven = 256
+
 /** Who vouches for a post, as its statement says it. */
 export interface Credential {
   readonly actor: string
@@ -41,6 +45,7 @@ export class SourceGate {
   readonly #logger: Logger
   readonly #observer: Observer
   readonly #rates = new RateLimiter()
+  readonly #unproven = new Map<string, number>()
   /** As long as the directory remembers a source in this state, and no longer. */
   readonly #addresses = new WeakMap<Source, (address: string) => boolean>()
   readonly #secrets = new WeakMap<Source, Promise<Secrets>>()
@@ -58,6 +63,22 @@ export class SourceGate {
     const { allow, rate_limit: rate } = source.settings
     if (allow.length > 0 && !this.#allows(source, address)) throw this.#refuse(source, 'address')
     if (rate !== undefined) checkTurn(this.#rates.waitS(source.id, rate, this.#clock.now()))
+  }
+
+  /** Makes room for a body that its bytes must vouch for. Call what it returns when that is decided, or when nobody waits
+   *  for it any more; twice does no harm. Throws `overloaded`. */
+  expectBody(source: Source): () => void {
+    const waiting = this.#unproven.get(source.id) ?? 0
+    if (waiting >= mostUnproven) throw new RelayError('overloaded', { retryAfterS: 1 })
+    this.#unproven.set(source.id, waiting + 1)
+    let left = false
+    return () => {
+      if (left) return
+      left = true
+      const others = (this.#unproven.get(source.id) ?? 1) - 1
+      if (others > 0) this.#unproven.set(source.id, others)
+      else this.#unproven.delete(source.id)
+    }
   }
 
   /** Counts a post that is authenticated. What is not counts for nothing, or anyone could use up a vendor's rate. */

@@ -81,7 +81,9 @@ function settleAuthentication(wish: AuthenticationWish | undefined, before: Sett
   const stray = Object.keys(form).find((member) => !allowed.includes(member))
   if (stray !== undefined) throw invalid(`/authentication/${stray}`, `The scheme ${scheme} has no such member.`)
   const hints = { secret_hints: secrets.map((secret) => `…${secret.slice(-4)}`) }
-  return { authentication: formOf(scheme, form, hints), secrets }
+  // Whoever only adds a secret need not say again how it is used.
+  const unsaid = sameScheme && Object.keys(form).length === 0
+  return { authentication: formOf(scheme, unsaid ? before.settings.authentication : form, hints), secrets }
 }
 
 const formMembers: Partial<Record<Authentication['scheme'], readonly string[]>> = {
@@ -91,7 +93,7 @@ const formMembers: Partial<Record<Authentication['scheme'], readonly string[]>> 
 
 function formOf(
   scheme: Authentication['scheme'],
-  form: Omit<AuthenticationWish, 'scheme' | 'secrets' | 'add_secret'>,
+  form: Partial<AuthenticationWish>,
   hints: { secret_hints: readonly string[] },
 ): Authentication {
   switch (scheme) {

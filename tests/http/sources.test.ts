@@ -1,5 +1,6 @@
 /** Sources over HTTP: who gets past which scheme, what a refusal says, and what is never shown. */
 import { createHmac } from 'node:crypto'
+import { connect } from 'node:net'
 import { sign as signGithub } from '@octokit/webhooks-methods'
 import { Webhook as StandardWebhook } from 'standardwebhooks'
 import Stripe from 'stripe'
@@ -277,6 +278,15 @@ describe('secrets are rotated', () => {
     expect([await posted('the third one of them'), await posted(renewed)]).toEqual([401, 202])
   })
 
+  test('without saying again how they are used', async () => {
+    const { id } = await make({ authentication: vendors.hmac?.authentication })
+    const added = await manage('PATCH', id, {
+      authentication: { scheme: 'hmac', add_secret: 'the renewed secret of it' },
+    })
+    expect(added.body.authentication).toMatchObject({ header: 'x-signature', template: '{timestamp}.{body}' })
+    expect((await post(id, payload, (await vendors.hmac?.sign(payload)) ?? {})).status).toBe(202)
+  })
+
   test('and are not those of another scheme: changing it asks for new ones', async () => {
     const { id } = await make({ authentication: vendors.shopify?.authentication })
     await manage('PATCH', id, { authentication: { scheme: 'github' } })
@@ -349,6 +359,33 @@ describe('an allow-list', () => {
     const { key } = await relay.make<{ key: string }>(`/v1/tenants/${tenant.id}/api-keys`, wish)
     expect((await post(keyed.id, payload, { authorization: `Bearer ${key}` })).status).toBe(status)
   })
+})
+
+test('the operator sees why posts were refused; their senders do not', async () => {
+  const { id: elsewhere } = await make({ allow: ['192.0.2.0/24'], authentication: vendors.slack?.authentication })
+  const { id } = await make({ authentication: vendors.slack?.authentication })
+  await post(elsewhere, payload, signSlack(payload))
+  await post(id, payload, {})
+  await post(id, payload, signSlack('other bytes'))
+  await post(id, payload, signSlack(payload, second(-999)))
+  const { body: metrics } = await relay.call<string>('GET', '/metrics')
+  for (const reason of ['address', 'unsigned', 'mismatch', 'outside_window']) {
+    expect(metrics).toContain(`countersign_posts_refused_total{scheme="slack",reason="${reason}"}`)
+  }
+})
+
+test('strangers who never finish a body hold up no other source, and are forgotten when they go', async () => {
+  const besieged = await make({ authentication: vendors.github?.authentication })
+  const other = await make({ authentication: vendors.github?.authentication })
+  const headers = { 'x-hub-signature-256': await signGithub(secret, payload) }
+  const head = `POST /v1/sources/${besieged.id}/messages HTTP/1.1\r\nhost: relay.test\r\ncontent-length: 9\r\n\r\n`
+  const port = Number(new URL(relay.url).port)
+  const sockets = Array.from({ length: 256 }, () => connect({ host: '127.0.0.1', port }).on('error', () => {}))
+  for (const socket of sockets) socket.write(head)
+  await expect.poll(async () => (await post(besieged.id, payload, headers)).body.code).toBe('overloaded')
+  expect((await post(other.id, payload, headers)).status).toBe(202)
+  for (const socket of sockets) socket.destroy()
+  await expect.poll(async () => (await post(besieged.id, payload, headers)).status).toBe(202)
 })
 
 describe('a rate limit', () => {
