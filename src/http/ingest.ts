@@ -37,19 +37,17 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
 
   app.addHook('onRequest', async (request, reply) => {
-    const source = await findSource(relay, request)
-    if (source === undefined || source.settings.authentication.scheme === 'api_key') {
-      const { actor } = await keyHolder(relay, request, source)
-      if (source === undefined) throw new RelayError('not_found')
+    const found = await findSource(relay, request)
+    if (found === undefined || found.settings.authentication.scheme === 'api_key') {
+      const { source, actor } = await checkKey(relay, request, found)
       relay.gate.approach(source, request.ip)
       relay.gate.pass(source)
-      const credential = { actor, authentication: undefined, signedIdentity: undefined }
-      request.approach = { source, credential }
+      request.approach = { source, credential: { actor, authentication: undefined, signedIdentity: undefined } }
     } else {
-      await asIfUnknown(relay, request, source, () => relay.gate.approach(source, request.ip))
-      const decided = relay.gate.expectBody(source)
+      await asIfUnknown(relay, request, found, () => relay.gate.approach(found, request.ip))
+      const decided = relay.gate.expectBody(found)
       reply.raw.once('close', decided)
-      request.approach = { source, credential: undefined, decided }
+      request.approach = { source: found, credential: undefined, decided }
     }
   })
 
@@ -107,8 +105,8 @@ const findSource = (relay: Relay, { params }: FastifyRequest): Promise<Source | 
     : relay.directory.findSourceByToken(hashSecret(token)) // found by its hash: no comparison, no timing
 }
 
-/** The holder of an ingest key of this source. Another tenant's source and one that never was answer alike. */
-async function keyHolder(relay: Relay, request: FastifyRequest, source: Source | undefined) {
+/** Lets pass who holds an ingest key of this source. Another tenant's source and one that never was answer alike. */
+async function checkKey(relay: Relay, request: FastifyRequest, source: Source | undefined) {
   const principal = await authenticate(request, relay.directory)
   if (source === undefined || (principal.role !== 'admin' && principal.tenantId !== source.tenantId)) {
     throw new RelayError('not_found')
@@ -116,7 +114,7 @@ async function keyHolder(relay: Relay, request: FastifyRequest, source: Source |
   if (principal.role !== 'ingest' || principal.sourceId !== source.id) {
     throw new RelayError('forbidden', { detail: 'Posting takes an ingest key of this source.' })
   }
-  return principal
+  return { source, actor: principal.actor }
 }
 
 async function judge(
@@ -144,7 +142,7 @@ async function asIfUnknown<T>(
     return await work()
   } catch (error) {
     if (!(error instanceof RelayError) || error.code !== 'unauthenticated') throw error
-    await keyHolder(relay, request, source)
+    await checkKey(relay, request, source)
     throw error
   }
 }

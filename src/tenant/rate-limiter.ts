@@ -1,5 +1,5 @@
 /** Room for `burst` at once, filled again at `per_second`. */
-export interface Rate {
+interface Rate {
   readonly per_second: number
   readonly burst: number
 }

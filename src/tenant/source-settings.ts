@@ -15,7 +15,7 @@ export interface SourceWish {
   readonly idempotency_header?: string | null
 }
 
-export interface AuthenticationWish {
+interface AuthenticationWish {
   readonly scheme: Authentication['scheme']
   /** Replace all there were. */
   readonly secrets?: readonly string[]
