@@ -9,6 +9,7 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
+import { endpointRoutes } from './endpoints.ts'
 import { ingestRoutes } from './ingest.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
@@ -106,6 +107,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     tenantRoutes(scope, relay, database)
     await scope.register(async (below) => sourceRoutes(below, relay, database))
+    endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)

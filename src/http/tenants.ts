@@ -4,29 +4,17 @@ import { RelayError } from '../errors.ts'
 import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
-import type { ApiKey, Endpoint, Tenant } from '../tenant/records.ts'
-import { endpointsOf, findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
+import type { ApiKey, Tenant } from '../tenant/records.ts'
+import { findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
 import { type Paged, page } from './page.ts'
-import {
-  ApiKeyAnswer,
-  ApiKeyMade,
-  ApiKeyWish,
-  EndpointAnswer,
-  EndpointChange,
-  EndpointWish,
-  Page,
-  pageOf,
-  TenantAnswer,
-  TenantWish,
-} from './schemas.ts'
+import { ApiKeyAnswer, ApiKeyMade, ApiKeyWish, Page, pageOf, TenantAnswer, TenantWish } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
-type AtEndpoint = { Params: { tenant: string; endpoint: string } }
 
-/** Tenants, and of what belongs to them endpoints and API keys. `app` has authenticated and parsed the body. */
+/** Tenants and their API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {
-  const { administration, endpoints } = relay
+  const { administration } = relay
   const permit = (principal: Principal, tenantId: string): void => permitTenant(principal, tenantId, ['tenant'])
 
   app.post<{ Body: Static<typeof TenantWish> }>(
@@ -54,55 +42,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     async ({ principal, params }) => {
       permit(principal, params.tenant)
       return showTenant(await administration.getTenant(params.tenant))
-    },
-  )
-
-  app.post<AtTenant & { Body: Static<typeof EndpointWish> }>(
-    '/v1/tenants/:tenant/endpoints',
-    describe('Create an endpoint', { body: EndpointWish, response: { 201: EndpointAnswer } }),
-    async ({ principal, params, body }, reply) => {
-      permit(principal, params.tenant)
-      reply.code(201)
-      const wish = { url: body.url, name: body.name ?? '' }
-      return showEndpoint(await endpoints.create(principal.actor, params.tenant, wish))
-    },
-  )
-
-  app.get<AtTenant>(
-    '/v1/tenants/:tenant/endpoints',
-    describe('List endpoints', { response: { 200: pageOf(EndpointAnswer) } }),
-    async ({ principal, params }) => {
-      permit(principal, params.tenant)
-      await administration.getTenant(params.tenant)
-      return { data: (await endpointsOf(database, params.tenant)).map(showEndpoint) }
-    },
-  )
-
-  app.get<AtEndpoint>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Read an endpoint', { response: { 200: EndpointAnswer } }),
-    async ({ principal, params }) => {
-      permit(principal, params.tenant)
-      return showEndpoint(await endpoints.get(params.tenant, params.endpoint))
-    },
-  )
-
-  app.patch<AtEndpoint & { Body: Static<typeof EndpointChange> }>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Change an endpoint', { body: EndpointChange, response: { 200: EndpointAnswer } }),
-    async ({ principal, params, body }) => {
-      permit(principal, params.tenant)
-      return showEndpoint(await endpoints.update(principal.actor, params.tenant, params.endpoint, body))
-    },
-  )
-
-  app.delete<AtEndpoint>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Delete an endpoint; what it is still owed is abandoned', { response: { 204: { type: 'null' } } }),
-    async ({ principal, params }, reply) => {
-      permit(principal, params.tenant)
-      await endpoints.delete(principal.actor, params.tenant, params.endpoint)
-      reply.code(204)
     },
   )
 
@@ -152,14 +91,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
 const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
-
-const showEndpoint = ({ id, tenantId, name, url, createdAt }: Endpoint) => ({
-  id,
-  tenant: tenantId,
-  name,
-  url,
-  created_at: createdAt.toISOString(),
-})
 
 const showApiKey = (apiKey: ApiKey) => ({
   id: actorOf(apiKey),

@@ -14,7 +14,7 @@ export function takeExactly(raw: Uint8Array, contentType: string | undefined) {
   if (raw.length === 0) throw new RelayError('payload_empty', { offset: 0 })
   const stated = contentType ?? unstated
   if (stated.length > maxContentTypeLength || !mediaType.test(stated)) throw new RelayError('media_type_unsupported')
-  return { payload: raw as ExactPayload, contentType: stated }
+  return { payload: raw as ExactPayload, contentType: stated, value: undefined }
 }
 
 /** A recipient may assume this where nothing is said (RFC 9110 §8.3). */

@@ -3,16 +3,17 @@ import { type CanonicalPayload, canonicalizePayload } from './canonical.ts'
 import { sha256 } from './digest.ts'
 import { type ExactPayload, takeExactly } from './exact.ts'
 import type { Id } from './id.ts'
-import { parsePayload } from './json.ts'
+import { type JsonObject, type JsonValue, parsePayload } from './json.ts'
 
 /** What a source makes of a body. `jcs`: JSON, parsed strictly and written canonically (RFC 8785). `none`: bytes of any
  *  media type, exactly as they came. */
 export type Canonicalization = 'jcs' | 'none'
 
-/** The bytes that are hashed, stored and forwarded, and their media type: null stands for canonical JSON. */
+/** The bytes that are hashed, stored and forwarded, and their media type: null stands for canonical JSON. `value` is what
+ *  JSON says, for filters: it was parsed to be accepted, and is not parsed again. Exact bytes are not looked into. */
 export type Content =
-  | { readonly payload: CanonicalPayload; readonly contentType: null }
-  | { readonly payload: ExactPayload; readonly contentType: string }
+  | { readonly payload: CanonicalPayload; readonly contentType: null; readonly value: JsonValue }
+  | { readonly payload: ExactPayload; readonly contentType: string; readonly value: undefined }
 
 /** One POST, parsed: acceptable, and not accepted yet. */
 export type Message = Content & {
@@ -59,7 +60,8 @@ export function parseMessage(arrival: Arrival, now: Date): Message {
 
 function canonicalContent(raw: Uint8Array, contentType = ''): Content {
   if (raw.length > 0 && !jsonMediaType.test(contentType)) throw new RelayError('media_type_unsupported')
-  return { payload: canonicalizePayload(parsePayload(raw)), contentType: null }
+  const value = parsePayload(raw)
+  return { payload: canonicalizePayload(value), contentType: null, value }
 }
 
 /** A Content-Type that promises JSON. */
@@ -69,4 +71,16 @@ function hashKey(idempotencyKey: string | undefined): Uint8Array | null {
   if (idempotencyKey === undefined) return null
   if (!/^[\x21-\x7e]{1,255}$/.test(idempotencyKey)) throw new RelayError('idempotency_key_invalid')
   return sha256(Buffer.from(idempotencyKey, 'latin1'))
+}
+
+/** The source of the messages that the relay itself makes. No vendor can post to it: it is no identifier. */
+export const ownSource = 'countersign'
+
+/** A message of our own to a tenant. `actor` is who asked for it, or `deployment`. */
+export function composeMessage(id: Id<'msg'>, tenantId: string, actor: string, value: JsonObject, now: Date): Message {
+  const payload = canonicalizePayload(value)
+  const digest = sha256(payload)
+  const origin = { id, tenantId, sourceId: ownSource, actor, authentication: undefined, acceptedAt: now }
+  const content = { payload, contentType: null, value }
+  return { ...origin, ...content, sha256: digest, receivedSha256: digest, idempotencyHash: null }
 }

@@ -53,8 +53,8 @@ export function takesExactPayloadsInOnePlace(): Content[] {
   // @ts-expect-error what was canonicalized is no longer what was posted
   const canonical: ExactPayload = payload
   // @ts-expect-error exact bytes have a media type
-  const untyped: Content = { payload: takeExactly(bytes, 'text/plain').payload, contentType: null }
+  const untyped: Content = { ...takeExactly(bytes, 'text/plain'), contentType: null }
   // @ts-expect-error canonical bytes need none: it is JSON
-  const typed: Content = { payload, contentType: 'application/json' }
+  const typed: Content = { payload, contentType: 'application/json', value: {} }
   return [untyped, typed, takeExactly(raw, 'text/plain'), takeExactly(canonical, 'text/plain')]
 }
