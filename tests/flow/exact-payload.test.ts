@@ -123,11 +123,11 @@ test('a later attempt, by a process that has it from the database, sends the sam
     )
     return body.data[0]?.attempts.length
   }
-  await expect.poll(attempts).toBe(1)
+  await expect.poll(attempts, { timeout: 30_000 }).toBe(1)
   receiver.answer = (_arrived, response) => response.writeHead(204).end()
   await relay.restart()
   relay.clock.advance(5000)
-  await expect.poll(attempts).toBe(2)
+  await expect.poll(attempts, { timeout: 30_000 }).toBe(2)
   const arrived = await arrivalOf(receipt.message)
   expect(arrived.map(({ body, headers }) => [body.toString(), headers['content-type']])).toEqual(
     Array.from({ length: 2 }, () => ['a,b\n1,2\n', 'text/csv; header=present']),
