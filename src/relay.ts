@@ -58,6 +58,8 @@ import { Archive } from './tenant/archive.ts'
 import { Directory } from './tenant/directory.ts'
 import { Expiry } from './tenant/expiry.ts'
 import type { Tenant } from './tenant/records.ts'
+import { SourceGate } from './tenant/source-gate.ts'
+import { Sources } from './tenant/sources.ts'
 import { retentionsChosen } from './tenant/store.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
@@ -109,6 +111,9 @@ export class Relay {
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
+  readonly sources: Sources
+  /** Lets posts pass to a source, or not. */
+  readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly sequencer: Sequencer
@@ -141,6 +146,8 @@ export class Relay {
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
+    this.sources = parts.sources
+    this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.sequencer = parts.sequencer
@@ -341,9 +348,8 @@ export class Relay {
     const before = await this.getMessage(message.tenantId, id)
     const receipt = await this.receiptOf(before)
     const { payload } = parseJson(Buffer.from(receipt.payload, 'base64url')) as { payload: { sha256: string } }
-    if (payload.sha256 !== Buffer.from(message.sha256).toString('base64url')) {
-      throw new RelayError('idempotency_key_reused')
-    }
+    const same = payload.sha256 === Buffer.from(message.sha256).toString('base64url')
+    if (!same || before.contentType !== message.contentType) throw new RelayError('idempotency_key_reused')
     return receipt
   }
 }
@@ -384,10 +390,12 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
     received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+    ...(message.contentType !== null && { canonicalization: 'none', content_type: message.contentType }),
   },
 })
 
@@ -397,6 +405,8 @@ interface RelayParts {
   keyring: Keyring
   directory: Directory
   administration: Administration
+  sources: Sources
+  gate: SourceGate
   endpoints: Endpoints
   notices: Notices
   append: ReturnType<typeof appending>
@@ -450,6 +460,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const ids = new IdMaker()
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
+  const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
+  const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
@@ -479,9 +491,9 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, rotation, policy },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
+    ...{ rotation, policy, adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
     ...{ retention, archive, abandonment },
-    ...{ adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
 

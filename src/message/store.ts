@@ -17,8 +17,8 @@ export const payloadContext = (tenantId: string, messageId: string): Uint8Array 
   Buffer.from(`payload\0${tenantId}\0${messageId}`)
 
 const insertMessages = `
-  insert into messages (id, tenant_id, source_id, leaf_index, accepted_at, expires_at)
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])`
+  insert into messages (id, tenant_id, source_id, leaf_index, accepted_at, content_type, expires_at)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[], $7::timestamptz[])`
 
 const insertPayloads = `
   insert into payloads (leaf_index, sealed, expires_at)
@@ -50,6 +50,7 @@ export const storeMessages: Effect<SealedMessage> = {
       textArray(messages.map((message) => message.sourceId)),
       int8Array(rows.map((row) => row.leafIndex)),
       timestamptzArray(messages.map((message) => message.acceptedAt)),
+      textArray(messages.map((message) => message.contentType)),
       timestamptzArray(rows.map(({ row }) => row.expiresAt)),
     ])
     tx.send(insertPayloads, [
@@ -104,7 +105,9 @@ export interface StoredMessage {
   readonly leafIndex: number
   readonly acceptedAt: Date
   readonly expiresAt: Date
-  /** Sealed canonical payload, bound to {@link payloadContext}; null once its month was dropped. */
+  /** Of exact bytes; null for canonical JSON. */
+  readonly contentType: string | null
+  /** Sealed payload, bound to {@link payloadContext}; null once its month was dropped. */
   readonly payload: Uint8Array | null
   readonly payloadExpiresAt: Date | null
 }
@@ -113,7 +116,7 @@ export interface StoredMessage {
 // no payload for less than 30 days. `limit` keeps the planner from joining whole tables while they are young.
 const selectMessage = `
   select m.id, m.tenant_id as "tenantId", m.source_id as "sourceId", m.leaf_index as "leafIndex",
-         m.accepted_at as "acceptedAt", m.expires_at as "expiresAt",
+         m.accepted_at as "acceptedAt", m.expires_at as "expiresAt", m.content_type as "contentType",
          p.sealed as payload, p.expires_at as "payloadExpiresAt"
     from messages m
     left join lateral (select sealed, expires_at from payloads

@@ -1,17 +1,18 @@
 -- What is known of a message, kept as long as its statement and partitioned like it (0001_log.sql): by the month in which
 -- rows expire. An identifier is unique over all months by its 80 random bits.
 create table messages (
-  id          text collate "C" not null,
-  tenant_id   text collate "C" not null,
-  source_id   text collate "C" not null,
-  leaf_index  bigint not null,
-  accepted_at timestamptz not null,
-  expires_at  timestamptz not null,
+  id           text collate "C" not null,
+  tenant_id    text collate "C" not null,
+  source_id    text collate "C" not null,
+  leaf_index   bigint not null,
+  accepted_at  timestamptz not null,
+  content_type text,                              -- of exact bytes; null for canonical JSON
+  expires_at   timestamptz not null,
   primary key (id, expires_at)
 ) partition by range (expires_at);
 
--- The Idempotency-Keys of the last 30 days, as SHA-256. Asked about under the lock of the head, which is what makes a key
--- unique over the two or three months there are.
+-- The Idempotency-Keys of the last 30 days, as SHA-256, or the identities of signed requests. Asked about under the lock of
+-- the head, which is what makes a key unique over the two or three months there are.
 create table idempotency_keys (
   source_id  text collate "C" not null,
   key_hash   bytea not null check (length(key_hash) = 32),
@@ -20,7 +21,7 @@ create table idempotency_keys (
   primary key (source_id, key_hash, expires_at)
 ) partition by range (expires_at);
 
--- Its sealed canonical payload, which expires sooner.
+-- Its payload, canonical or the bytes as posted, sealed. Expires sooner.
 create table payloads (
   leaf_index bigint not null,
   sealed     bytea not null,

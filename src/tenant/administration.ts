@@ -7,19 +7,18 @@ import type { IdMaker } from '../message/id.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { hashSecret, makeSecret, type PresentedKey } from './api-key.ts'
-import type { ApiKey, Role, Source, Tenant, Tier } from './records.ts'
+import type { ApiKey, Role, Tenant, Tier } from './records.ts'
 import {
   eraseTenant,
   findTenant,
   insertApiKey,
-  insertSource,
   insertTenant,
   revokeApiKey,
   touchTenant,
   updateTenant,
 } from './store.ts'
 
-/** Tenants, sources and API keys: who may do what is decided at the edge, before these are called. */
+/** Tenants and API keys: who may do what is decided at the edge, before these are called. */
 export class Administration {
   readonly #database: Database
   readonly #acts: Acts
@@ -79,19 +78,6 @@ export class Administration {
       await destroyDataKey(tx, id)
     })
     return this.findTenant(id)
-  }
-
-  /** Rejects with `not_found` if there is no such tenant. */
-  async createSource(actor: string, tenantId: string, wish: { name: string }): Promise<Source> {
-    await this.getTenant(tenantId)
-    const now = this.#clock.now()
-    const source: Source = { id: this.#ids.make('src', now), tenantId, name: wish.name, createdAt: now }
-    const event = { kind: 'source.created', sub: source.id, tenant: tenantId, actor } as const
-    await this.#acts.perform(event, async (tx, configuration) => {
-      await insertSource(tx, source)
-      await touchTenant(tx, tenantId, configuration)
-    })
-    return source
   }
 
   /**

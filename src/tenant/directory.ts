@@ -4,7 +4,7 @@ import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
 import { endpointsOf } from './endpoint-store.ts'
 import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
-import { changedTenants, configurationNow, findApiKey, findSource, findTenant } from './store.ts'
+import { changedTenants, configurationNow, findApiKey, findSource, findSourceByToken, findTenant } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -30,6 +30,7 @@ export class Directory {
   readonly #erased = new Set<string>()
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
+  readonly #sourcesByToken = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
 
   constructor(database: Database, clock: Clock, dataKeys: DataKeys) {
@@ -72,6 +73,13 @@ export class Directory {
   async findSource(id: string): Promise<Source | undefined> {
     await this.refresh()
     return this.#recall(this.#sources, id, findSource)
+  }
+
+  /** The source of an ingest URL, by the SHA-256 of its token. */
+  async findSourceByToken(tokenHash: Uint8Array): Promise<Source | undefined> {
+    await this.refresh()
+    const name = Buffer.from(tokenHash).toString('base64url')
+    return this.#recall(this.#sourcesByToken, name, (tx) => findSourceByToken(tx, tokenHash))
   }
 
   /** The endpoints of a tenant as of `configuration`, which the caller read in `tx` under the lock of the head. */
@@ -135,7 +143,8 @@ export class Directory {
       this.#dataKeys.forget(id) // it is destroyed; what it sealed must not be readable from memory either
     }
     forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
-    forget(this.#sources, (source) => changed.has(source.tenantId))
+    for (const sources of [this.#sources, this.#sourcesByToken])
+      forget(sources, ({ tenantId }) => changed.has(tenantId))
     for (const tenantId of changed) {
       this.#tenants.delete(tenantId)
       this.#endpoints.delete(tenantId)

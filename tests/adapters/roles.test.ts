@@ -102,6 +102,7 @@ describe('the reader of a tenant', () => {
     ...allChanges,
     'select * from keys',
     'select * from api_keys',
+    'select * from ingest_urls',
     'select * from processes',
     'select * from payloads',
     'select * from idempotency_keys',
