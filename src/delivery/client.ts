@@ -41,8 +41,8 @@ export interface OutboundOptions {
 
 /**
  * The one HTTP client for everything the relay calls (DESIGN.md rule 7). It speaks HTTP/1.1 with keep-alive, follows no
- * redirect, decompresses nothing, keeps no byte of an answer's body, and connects only where the guard allows. A pooled
- * socket is not vetted again: it still leads to the address that was vetted when it was connected.
+ * redirect, decompresses nothing, keeps no more of an answer's body than it is asked for, and connects only where the
+ * guard allows. A pooled socket is not vetted again: it still leads to the address that was vetted when it was connected.
  */
 export class OutboundClient {
   readonly #guard: EgressGuard
@@ -72,8 +72,28 @@ export class OutboundClient {
    * overflows: a large error page still says 404 or 410. Rejects only for a header that cannot be sent.
    */
   post(url: string, headers: Readonly<Record<string, string>>, body: Uint8Array): Promise<Outcome> {
+    return this.#post(url, headers, body, undefined)
+  }
+
+  /** Posts as {@link post} does, and keeps what was read of the answer's body, which may be less than all of it. */
+  async exchange(
+    url: string,
+    headers: Readonly<Record<string, string>>,
+    body: Uint8Array,
+  ): Promise<{ outcome: Outcome; body: Uint8Array }> {
+    const chunks: Uint8Array[] = []
+    const outcome = await this.#post(url, headers, body, (chunk) => chunks.push(Buffer.from(chunk)))
+    return { outcome, body: Buffer.concat(chunks) }
+  }
+
+  #post(
+    url: string,
+    headers: Readonly<Record<string, string>>,
+    body: Uint8Array,
+    onData: ((chunk: Uint8Array) => void) | undefined,
+  ): Promise<Outcome> {
     const outcome = new Promise<Outcome>((resolve, reject) => {
-      const attempt = new Attempt(this.#limits, resolve, reject)
+      const attempt = new Attempt(this.#limits, resolve, reject, onData)
       try {
         const { origin, path } = this.#target(url)
         this.#agent.dispatch({ origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body }, attempt)
@@ -125,6 +145,7 @@ class Attempt implements Dispatcher.DispatchHandler {
   readonly #limits: AttemptLimits
   readonly #resolve: (outcome: Outcome) => void
   readonly #reject: (error: unknown) => void
+  readonly #onData: ((chunk: Uint8Array) => void) | undefined
   readonly #startedMs = performance.now()
   readonly #deadline: NodeJS.Timeout
   #controller: Dispatcher.DispatchController | undefined
@@ -134,7 +155,13 @@ class Attempt implements Dispatcher.DispatchHandler {
   #retryAfterMs: number | undefined
   #bodyBytes = 0
 
-  constructor(limits: AttemptLimits, resolve: (outcome: Outcome) => void, reject: (error: unknown) => void) {
+  constructor(
+    limits: AttemptLimits,
+    resolve: (outcome: Outcome) => void,
+    reject: (error: unknown) => void,
+    onData: ((chunk: Uint8Array) => void) | undefined,
+  ) {
+    this.#onData = onData
     this.#limits = limits
     this.#resolve = resolve
     this.#reject = reject
@@ -163,6 +190,7 @@ class Attempt implements Dispatcher.DispatchHandler {
   onResponseData(_: Dispatcher.DispatchController, chunk: Uint8Array): void {
     this.#bodyBytes += chunk.byteLength
     if (this.#bodyBytes > this.#limits.maxResponseBytes) this.#giveUp('too_large')
+    else this.#onData?.(chunk)
   }
 
   onResponseEnd(): void {
