@@ -5,6 +5,7 @@
 import { generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import { importPrivateKey, rawPublicKey } from '../keyring/jwk.ts'
 import {
+  checkKeyName,
   cosignedMessage,
   decodeBase64,
   encodeBase64,
@@ -49,9 +50,10 @@ export function makeCosigner(name: string, privateKey: KeyObject): Cosigner {
 
 /**
  * A fresh key in the spelling that note tools share: `PRIVATE+KEY+<name>+<key id>+<base64 of 0x01 and the seed>`. The
- * id in it is that of the plain key of type 0x01, as their readers expect.
+ * id in it is that of the plain key of type 0x01, as their readers expect. NoteError for a name that no key can have.
  */
 export function generateSecretKey(name: string): string {
+  checkKeyName(name)
   const { privateKey } = generateKeyPairSync('ed25519')
   const { d = '' } = privateKey.export({ format: 'jwk' })
   const id = Buffer.from(makeNoteSigner(name, privateKey).keyId).toString('hex')

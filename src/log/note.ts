@@ -230,7 +230,8 @@ function isKeyName(name: string): boolean {
   return /^[^\s\u{85}+]+$/u.test(name)
 }
 
-function checkKeyName(name: string): void {
+/** NoteError (malformed_key) for a name that no key can have. */
+export function checkKeyName(name: string): void {
   if (!isKeyName(name)) throw new NoteError('malformed_key', 'a key name is not empty and has no spaces and no plus')
 }
 
