@@ -1,4 +1,5 @@
 /** A relay and its witnesses: real servers, a real file of state for each witness of ours, and hostile ones beside them. */
+import { rm } from 'node:fs/promises'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
@@ -89,7 +90,8 @@ test('the checkpoint served, and receipts fetched later, carry the cosignatures 
   const { body: younger } = await relay.post(tenant, { order: 2 })
   const uncosigned = await fetchReceipt(relay, younger.message)
   expect(await verdictOf(uncosigned)).toMatchObject({ verdict: 'valid', log: { cosignatures: [] } })
-  expect(await verdictOf(await fetchReceipt(relay, receipt.message))).toMatchObject({ log: { cosignatures } })
+  const again = await verdictOf(await fetchReceipt(relay, receipt.message))
+  expect(again).toMatchObject({ log: { cosignatures: verdict.log.cosignatures } })
 })
 
 test('with a quorum nothing is published until enough have cosigned; without one everything is', async () => {
@@ -186,13 +188,10 @@ test('a log restored from a backup, or grown differently, is not cosigned any mo
     backup.checkpoint,
     backup.configuration,
   ])
-  const store = relay.relay
-  const { rm } = await import('node:fs/promises')
   await rm(`${relay.folder}/objects`, { recursive: true })
   relay.receipts.clear()
   const asked = witness.told.length
   await relay.open()
-  expect(relay.relay).not.toBe(store)
   await witness.until(() => witness.told.length > asked) // 409: it has seen more
   for (let n = 0; n < 5; n++) await relay.post(tenant, { world: 'B', n })
   relay.clock.advance(120_000)
