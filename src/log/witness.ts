@@ -61,7 +61,8 @@ export function cosign(witness: Witness, witnessed: Witnessed, body: Uint8Array,
     checkpoint = openCheckpoint(request.checkpoint, log)
   } catch (error) {
     if (!(error instanceof NoteError)) throw error
-    return { status: forbidden.has(error.reason) ? 403 : 400, reason: error.reason.replaceAll('_', ' ') }
+    // A note that cannot be opened carries no signature that counts; one that can be may still say nothing about a tree.
+    return { status: error.reason === 'malformed_checkpoint' ? 400 : 403, reason: error.reason.replaceAll('_', ' ') }
   }
   if (request.oldSize > checkpoint.treeSize) return { status: 400, reason: 'the old size exceeds the new' }
   if (request.oldSize !== witnessed.treeSize) return { status: 409, treeSize: witnessed.treeSize }
@@ -74,9 +75,6 @@ export function cosign(witness: Witness, witnessed: Witnessed, body: Uint8Array,
   const note = `${text}\n${checkpoint.verified.map(signatureLine).join('')}${cosignature}`
   return { status: 200, cosignature, next: { treeSize: checkpoint.treeSize, rootHash: checkpoint.rootHash, note } }
 }
-
-/** A signature of nobody trusted, or a false one of somebody who is. Any other refusal is about the form of the note. */
-const forbidden = new Set(['no_known_signature', 'invalid_signature'])
 
 /** Why `next` does not extend what was witnessed, if it does not. From the empty tree anything does, without a proof. */
 function objectionTo(next: Checkpoint, witnessed: Witnessed, proof: readonly Uint8Array[]): string | undefined {

@@ -110,7 +110,7 @@ describe('the answers of the specification', () => {
     ['a hash in base64url', 400, request(`old 10\n${Buffer.alloc(32, 0xff).toString('base64url')}=\n${tail}`)],
     ['64 hashes', 400, request(`old 10\n${line.repeat(64)}${tail}`)],
     ['no checkpoint', 400, request('old 10\n')],
-    ['a checkpoint without signatures', 400, request(`old 10\n\n${origin}\n25\n${line}`)],
+    ['a checkpoint without signatures', 403, request(`old 10\n\n${origin}\n25\n${line}`)],
     [
       'a checkpoint without a root',
       400,
