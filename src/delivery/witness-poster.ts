@@ -19,10 +19,12 @@ export function openWitnessPoster(clock: Clock): { post: PostToWitness; close: (
   const client = new OutboundClient({ guard, clock, timeoutMs, connectTimeoutMs: timeoutMs, maxResponseBytes })
   return {
     async post(url, request) {
-      const { outcome, body } = await client.exchange(url, { 'content-type': 'text/plain; charset=utf-8' }, request)
+      const chunks: Uint8Array[] = []
+      const onData = (chunk: Uint8Array) => void chunks.push(Buffer.from(chunk))
+      const outcome = await client.post(url, { 'content-type': 'text/plain; charset=utf-8' }, request, { onData })
       return outcome.kind === 'unreachable'
         ? { kind: 'unreachable', reason: outcome.reason }
-        : { kind: 'answered', status: outcome.status, body }
+        : { kind: 'answered', status: outcome.status, body: Buffer.concat(chunks) }
     },
     close: () => client.close(0),
   }

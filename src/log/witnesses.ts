@@ -6,6 +6,7 @@ import { parseCheckpoint, parseDecimal } from './checkpoint.ts'
 import { NoteError, noteText, openNote, parseVerifierKey, signatureLine, type VerifierKey } from './note.ts'
 import { proveGrowth } from './reader.ts'
 import { findHead, findPublished, type PublishedRow, recordPublished } from './store.ts'
+import type { TileCache } from './tile-cache.ts'
 import { formatRequest } from './witness.ts'
 
 /** A witness as the deployment names it. */
@@ -45,6 +46,7 @@ export class Witnesses {
     /** How many must cosign a checkpoint before it is published; 0 publishes anyway. */
     quorum: number
     database: Database
+    tiles: TileCache
     post: PostToWitness
     clock: Clock
     logger: Logger
@@ -122,6 +124,7 @@ const longestPauseMs = 60_000
 class AskedWitness {
   readonly #address: WitnessAddress
   readonly #database: Database
+  readonly #tiles: TileCache
   readonly #post: PostToWitness
   readonly #clock: Clock
   readonly #logger: Logger
@@ -133,10 +136,11 @@ class AskedWitness {
 
   constructor(
     address: WitnessAddress,
-    parts: { database: Database; post: PostToWitness; clock: Clock; logger: Logger },
+    parts: { database: Database; tiles: TileCache; post: PostToWitness; clock: Clock; logger: Logger },
   ) {
     this.#address = address
     this.#database = parts.database
+    this.#tiles = parts.tiles
     this.#post = parts.post
     this.#clock = parts.clock
     this.#logger = parts.logger
@@ -176,7 +180,7 @@ class AskedWitness {
     for (const last of [false, true]) {
       const oldSize = this.#treeSize
       if (oldSize > treeSize) return { kind: 'ahead', treeSize: oldSize }
-      const proof = await proveGrowth(this.#database, oldSize, treeSize)
+      const proof = await proveGrowth(this.#database, this.#tiles, oldSize, treeSize)
       const reply = await this.#post(
         `${this.#address.url}/add-checkpoint`,
         formatRequest({ oldSize, proof, checkpoint }),
