@@ -49,7 +49,8 @@ export interface Config {
    *  since an attempt may take 15. */
   deliveryLeaseS: number
   /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
-   *  the URL is what comes before `/add-checkpoint`, any address but without a bare host name. Default: nobody. */
+   *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
+   *  a domain. Default: nobody. */
   witnesses: WitnessAddress[]
   /** `WITNESS_QUORUM`: how many of them must have cosigned a checkpoint before it is published. Default 0: it is
    *  published with the cosignatures that came in time. Receipts are answered at once either way. */

@@ -40,6 +40,8 @@ export class Witnesses {
   readonly #quorum: number
   readonly #database: Database
   readonly #logger: Logger
+  /** The note recorded last: while a witness is out of reach, the same one comes up again and again. */
+  #recorded: string | undefined
 
   constructor(parts: {
     witnesses: readonly WitnessAddress[]
@@ -69,7 +71,10 @@ export class Witnesses {
     if (lines.length < this.#quorum) return { note: undefined, settled: settled.every(Boolean) }
     const note = checkpoint + lines.join('')
     try {
-      await recordPublished(this.#database, { treeSize, rootHash, cosignatures: lines.length, note })
+      if (note !== this.#recorded) {
+        await recordPublished(this.#database, { treeSize, rootHash, cosignatures: lines.length, note })
+      }
+      this.#recorded = note
     } catch (error) {
       this.#logger.warn({ err: error }, 'checkpoint.record failed, will try again')
       return { note: undefined, settled: false }
