@@ -57,10 +57,14 @@ test.each([
   expect(stderr).toMatch(/^countersign: .+--help\n$/)
 })
 
-test('a configuration that cannot be is told in one line, without a stack', async () => {
-  const { code, stderr } = await countersign(['serve'], { env: { PORT: 'eighty' } })
+test.each([
+  ['PORT', 'eighty'],
+  ['WITNESSES', 'acme.example/witness https://acme.example'],
+  ['WITNESS_QUORUM', '1'], // of no witnesses
+])('a configuration that cannot be is told in one line, without a stack: %s', async (name, value) => {
+  const { code, stderr } = await countersign(['serve'], { env: { [name]: value } })
   expect(code).toBe(1)
-  expect(stderr).toMatch(/^countersign: PORT .+\n$/)
+  expect(stderr).toMatch(new RegExp(`^countersign: ${name}\\b.+\n$`))
 })
 
 describe('the file that npx runs', () => {
