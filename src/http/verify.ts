@@ -4,7 +4,7 @@ import { RelayError } from '../errors.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
 import { DatabaseUnavailable } from '../ports/database.ts'
-import type { Evidence, Verdict } from '../receipt/verify.ts'
+import { describeLog, type Evidence, type Verdict } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
 import { erasedLeaf } from './messages.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
@@ -34,9 +34,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
       }
       const { log, ...verdict } = relay.verify(evidence)
       const answer = { ...verdict, ...(await contentOf(verdict)) }
-      if (log === undefined) return answer
-      const { origin, leafIndex, treeSize, rootHash } = log
-      return { ...answer, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
+      return log === undefined ? answer : { ...answer, log: describeLog(log) }
     },
   )
 
