@@ -3,7 +3,7 @@ import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
-import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
@@ -15,6 +15,8 @@ import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
 import { type KeyPurpose, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
+import { AuditLog } from './log/audit.ts'
+import { Calls } from './log/calls.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
@@ -97,6 +99,8 @@ export class Relay {
   readonly administration: Administration
   readonly endpoints: Endpoints
   readonly sequencer: Sequencer
+  readonly calls: Calls
+  readonly audit: AuditLog
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
@@ -122,6 +126,8 @@ export class Relay {
     this.administration = parts.administration
     this.endpoints = parts.endpoints
     this.sequencer = parts.sequencer
+    this.calls = parts.calls
+    this.audit = new AuditLog(parts.adapters.database, parts.dataKeys)
     this.worker = parts.worker
     this.rotation = parts.rotation
     this.policy = parts.policy
@@ -201,6 +207,14 @@ export class Relay {
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
     return deliveriesOf(this.#adapters.database, message.id)
+  }
+
+  /** Where everything stands that was stated about a message of this tenant; nowhere, if it has no such message. */
+  async leavesOf(tenantId: string, id: string): Promise<number[]> {
+    const { database } = this.#adapters
+    const message = await findMessage(database, id)
+    if (message?.tenantId !== tenantId) return []
+    return [message.leafIndex, ...(await leavesOfDeliveries(database, id))]
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
@@ -318,6 +332,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  request: message.request,
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
@@ -333,6 +348,7 @@ interface RelayParts {
   administration: Administration
   endpoints: Endpoints
   sequencer: Sequencer
+  calls: Calls
   worker: DeliveryWorker
   rotation: KeyRotation
   policy: KeyPolicy
@@ -373,6 +389,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const ids = new IdMaker()
   const directory = new Directory(database, clock)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
+  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const calls = new Calls({ sequencer, clock, issuer, ids, logger, mostUnderWay: maxQueue })
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
@@ -386,12 +404,11 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
-  const { maxQueue, policy, keyTickMs = 2000 } = options
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
-    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ head, created, keyring, directory, administration, endpoints, sequencer, calls, worker, rotation, policy },
+    ...{ keyTickMs, adapters, dataKeys, publisher, trust, ids, maxQueue },
   }
 }
 

@@ -346,7 +346,7 @@ const abandonments: Effect<string> = {
   async write(tx, rows) {
     abandonDeliveries(
       tx,
-      rows.map(({ row }) => row),
+      rows.map(({ row: id, leafIndex }) => ({ id, leafIndex })),
     )
   },
 }

@@ -1,9 +1,11 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
+import type { StoredMessage } from '../message/store.ts'
 import { receiptMediaType } from '../receipt/receipt.ts'
 import type { Relay } from '../relay.ts'
 import { readableTenant } from './authenticate.ts'
+import { requestOf } from './calls.ts'
 import { DeliveryAnswer, MessageAnswer, pageOf, ReceiptAnswer } from './schemas.ts'
 
 /** Where vendors post. `app` has authenticated; the body is the bytes as received. */
@@ -25,7 +27,8 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
       // The strict parser judges the bytes. Nothing else looks at them first.
       validatorCompiler: () => () => true,
     },
-    async ({ principal, params, headers, body }, reply) => {
+    async (request, reply) => {
+      const { principal, params, headers, body, call } = request
       const source = await relay.directory.findSource(params.source)
       // Another tenant's source and one that never was answer alike.
       if (source === undefined || (principal.role !== 'admin' && principal.tenantId !== source.tenantId)) {
@@ -38,10 +41,13 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
         tenantId: source.tenantId,
         sourceId: source.id,
         actor: principal.actor,
+        request: requestOf(request),
         raw: body instanceof Uint8Array ? body : new Uint8Array(0),
         idempotencyKey: single(headers['idempotency-key']),
       })
       if (repeated) reply.header('idempotency-replayed', 'true')
+      if (call !== null && repeated) call.facts.message = receipt.message
+      else if (call !== null) call.stated = true
       reply.code(202).type(receiptMediaType)
       return JSON.stringify(receipt)
     },
@@ -55,11 +61,17 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
     schema: { summary, tags: ['Messages'], produces: [mediaType], response: { 200: answer } },
   })
 
+  async function find({ principal, params, call }: FastifyRequest<AtMessage>): Promise<StoredMessage> {
+    const message = await relay.getMessage(readableTenant(principal), params.message)
+    if (call !== null) call.tenant = message.tenantId
+    return message
+  }
+
   app.get<AtMessage>(
     '/v1/messages/:message',
     describe('Read a message and its canonical payload', MessageAnswer),
-    async ({ principal, params }) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
+    async (request) => {
+      const message = await find(request)
       const { id, sourceId, leafIndex, acceptedAt } = message
       const facts = { id, source: sourceId, accepted_at: acceptedAt.toISOString(), leaf_index: leafIndex }
       return { ...facts, payload: parseJson(await relay.payloadOf(message)) }
@@ -69,8 +81,8 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
   app.get<AtMessage>(
     '/v1/messages/:message/receipt',
     describe('A fresh receipt, proven in the newest checkpoint', ReceiptAnswer, receiptMediaType),
-    async ({ principal, params }, reply) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
+    async (request, reply) => {
+      const message = await find(request)
       reply.type(receiptMediaType)
       return JSON.stringify(await relay.receiptOf(message))
     },
@@ -79,8 +91,8 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
   app.get<AtMessage>(
     '/v1/messages/:message/deliveries',
     describe('Its deliveries and their attempts', pageOf(DeliveryAnswer)),
-    async ({ principal, params }) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
+    async (request) => {
+      const message = await find(request)
       const deliveries = await relay.deliveriesOf(message)
       return {
         data: deliveries.map(({ id, endpointId, state, nextAttemptAt, attempts }) => ({

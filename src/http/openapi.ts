@@ -17,6 +17,7 @@ export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions =>
     tags: [
       { name: 'Messages', description: 'Posting payloads and reading them back.' },
       { name: 'Tenants', description: 'Tenants, sources, endpoints and API keys.' },
+      { name: 'Audit', description: 'What was stated, and receipts for it.' },
       { name: 'Public', description: 'Keys and verification, for anyone.' },
       { name: 'Log', description: 'The transparency log (c2sp.org/tlog-tiles), for anyone.' },
       { name: 'Operation', description: 'For whoever runs the relay.' },

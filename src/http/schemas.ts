@@ -19,6 +19,7 @@ export const Problem = Type.Object(
     detail: Type.Optional(Type.String()),
     offset: Type.Optional(Type.Integer({ description: 'Byte offset in the body as received, from 0.' })),
     pointer: Type.Optional(Type.String({ description: 'RFC 6901 pointer to the value refused.' })),
+    request_id: Type.String({ description: 'As in `x-request-id`; the audit log has it as `sub` of the call.' }),
   },
   { description: 'RFC 9457 problem details.' },
 )
@@ -90,6 +91,31 @@ export const pageOf = (item: ReturnType<typeof Type.Object>) =>
     data: Type.Array(item),
     next: Type.Optional(Type.String({ description: 'Pass as `after` for the next page; absent on the last.' })),
   })
+
+const instantQuery = (what: string) => Type.Optional(Type.String({ maxLength: 40, description: `RFC 3339. ${what}` }))
+const auditQuery = {
+  kind: Type.Optional(Type.String({ maxLength: 64, description: 'e.g. `delivery.attempted`' })),
+  actor: Type.Optional(Type.String({ maxLength: 64, description: 'The API key, `key_…`.' })),
+  from: instantQuery('Stated at or after.'),
+  to: instantQuery('Stated before.'),
+  after: Type.Optional(Type.String({ pattern: '^(0|[1-9][0-9]{0,14})$', description: 'The index to go on behind.' })),
+  limit: Page.properties.limit,
+}
+export const DeploymentAuditQuery = Type.Object(auditQuery, { additionalProperties: false })
+export const AuditQuery = Type.Object(
+  {
+    ...auditQuery,
+    message: Type.Optional(
+      Type.String({ maxLength: 64, description: 'What was stated about this message and its deliveries.' }),
+    ),
+  },
+  { additionalProperties: false },
+)
+export const AuditItem = Type.Object({
+  index: Type.Integer({ description: 'Its place in the log.' }),
+  entry: Type.String({ description: 'base64url SHA-256 of the statement as it stands here, byte for byte.' }),
+  statement: Type.Any(),
+})
 
 export const ReceiptAnswer = Type.Object(
   {

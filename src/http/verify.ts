@@ -1,9 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
+import type { CallFacts } from '../log/statement.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
-import type { Evidence } from '../receipt/verify.ts'
+import type { Evidence, Verdict } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
 
@@ -20,7 +21,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         response: { 200: VerdictAnswer },
       },
     },
-    async ({ body }) => {
+    async ({ body, call }) => {
       const { receipt, webhook } = body as { receipt?: JsonValue; webhook?: Evidence['webhook'] }
       if (receipt === undefined && webhook === undefined) {
         throw new RelayError('request_invalid', { detail: 'Send a receipt, a webhook, or both.' })
@@ -31,12 +32,17 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
+      if (call !== null) Object.assign(call.facts, factsOf(verdict))
       if (log === undefined) return verdict
       const { origin, leafIndex, treeSize, rootHash } = log
       return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
     },
   )
 }
+
+/** What the audit log keeps of a verification that a holder of a key asked for. */
+const factsOf = ({ verdict, statement }: Pick<Verdict, 'verdict' | 'statement'>): CallFacts =>
+  typeof statement?.sub === 'string' ? { verdict, about: statement.sub } : { verdict }
 
 /** A string is the exact text of the payload; anything else is the payload itself, in whatever spelling it came. */
 const payloadBytes = (payload: JsonValue): Uint8Array =>

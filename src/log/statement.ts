@@ -41,9 +41,15 @@ export type AuditEvent =
       tenant: string
       source: string
       actor: string
+      /** The call that brought it, which needs no `api.called` of its own. */
+      request: { id: string; address: string }
       /** `bytes` counts the canonical payload; the digests are base64url SHA-256, of it and of the bytes received. */
       payload: { bytes: number; sha256: string; received_sha256: string }
     }
+  | ({ kind: 'api.called'; tenant?: string; actor: string; status: number } & Called & CallFacts)
+  /** A call without a valid key. Strangers can make any number of them, so not each is stated: `suppressed` counts those
+   *  of any address that this process did not state since the one it stated before. */
+  | ({ kind: 'api.refused'; code: string; suppressed?: number } & Called)
   | {
       kind: 'delivery.attempted'
       sub: string
@@ -67,6 +73,26 @@ export type AuditEvent =
       attempts: number
       reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
     }
+
+interface Called {
+  /** `req_…`, as the answer's `x-request-id` says. */
+  sub: string
+  address: string
+  method: string
+  /** The pattern, e.g. `/v1/messages/:message`; absent where the path is no route's. */
+  route?: string
+}
+
+/** What some calls have to say beside. */
+export interface CallFacts {
+  /** Why it was refused: a code of the table of errors. */
+  code?: string
+  /** A post with an Idempotency-Key that was used before: the message it repeated. */
+  message?: string
+  /** Of a verification, and what the receipt was about, if its signature holds. */
+  verdict?: string
+  about?: string
+}
 
 interface KeyEvent<Kind extends string> {
   kind: Kind

@@ -11,6 +11,8 @@ export interface Message {
   readonly sourceId: string
   /** The holder of the API key, as statements name it. */
   readonly actor: string
+  /** The call that brought it. */
+  readonly request: Request
   readonly acceptedAt: Date
   readonly payload: CanonicalPayload
   /** SHA-256 of `payload`. */
@@ -21,11 +23,18 @@ export interface Message {
   readonly idempotencyHash: Uint8Array | null
 }
 
+/** One call of the API: its id, which the caller is told, and the address it came from. */
+export interface Request {
+  readonly id: Id<'req'>
+  readonly address: string
+}
+
 export interface Arrival {
   readonly id: Id<'msg'>
   readonly tenantId: string
   readonly sourceId: string
   readonly actor: string
+  readonly request: Request
   /** The body as received. */
   readonly raw: Uint8Array
   readonly idempotencyKey: string | undefined

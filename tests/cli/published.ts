@@ -42,7 +42,8 @@ export function stateAccepted(id: string, payload: Uint8Array): Uint8Array {
     received_sha256: sha256(payload).toString('base64url'),
   }
   const parties = { tenant: 'ten_1', source: 'src_1', actor: 'key_1' }
-  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, payload: digests }, now).statement
+  const request = { id: 'req_1', address: '192.0.2.1' }
+  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, request, payload: digests }, now).statement
 }
 
 /** The three parts of a receipt's compact form. */

@@ -24,6 +24,8 @@ const rights = `
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /v1/tenants/{tenant}/audit                admin tenant export
+  GET    /v1/audit                                 admin
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
   GET    /v1/keys                                  everyone
@@ -264,8 +266,9 @@ async function ask({ method, path }: { method: string; path: string }, names: Na
   return readAnswer(await fetch(url, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) }))
 }
 
-/** All that a client can see but the time. */
+/** All that a client can see but the time and the number of its call. */
 async function readAnswer(response: Response) {
-  const { date: _, ...headers } = Object.fromEntries(response.headers)
-  return { status: response.status, headers, text: await response.text() }
+  const { date: _, 'x-request-id': id = '', ...headers } = Object.fromEntries(response.headers)
+  expect(id).toMatch(/^req_/)
+  return { status: response.status, headers, text: (await response.text()).replace(id, '') }
 }

@@ -51,12 +51,21 @@ async function openWrapper(folder: string): Promise<KeyWrapper> {
   return openAwsKmsKeyWrapper({ keyId, logger: silentLogger })
 }
 
+type TestOptions = RelayOptions & { trustedProxies: readonly string[] }
+
 export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
 
 export interface Answer<T = Record<string, unknown>> {
   readonly status: number
   readonly headers: Headers
   readonly body: T
+}
+
+/** A statement as the audit log shows it. */
+export interface AuditItem {
+  readonly index: number
+  readonly entry: string
+  readonly statement: { kind: string; sub: string; iat: number } & Record<string, unknown>
 }
 
 /** A tenant with a source, ready to be posted to. */
@@ -77,20 +86,20 @@ export class TestRelay {
   readonly folder: string
   /** Every receipt answered with 202, by message. */
   readonly receipts = new Map<string, Receipt>()
-  readonly #options: Partial<RelayOptions>
+  readonly #options: Partial<TestOptions>
   relay!: Relay
   server!: FastifyInstance
   url!: string
   #running = false
 
-  private constructor(database: TestDatabase, folder: string, options: Partial<RelayOptions>, clock: TestClock) {
+  private constructor(database: TestDatabase, folder: string, options: Partial<TestOptions>, clock: TestClock) {
     this.database = database
     this.folder = folder
     this.#options = options
     this.clock = clock
   }
 
-  static async start(options: Partial<RelayOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+  static async start(options: Partial<TestOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
     const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
@@ -126,7 +135,11 @@ export class TestRelay {
     }
     const { observer, text } = metrics
     const parts = { relay: this.relay, database, logger: silentLogger, observer, metrics: text }
-    this.server = await buildServer({ ...parts, maxPayloadBytes: 1_048_576 })
+    this.server = await buildServer({
+      ...parts,
+      maxPayloadBytes: 1_048_576,
+      trustedProxies: this.#options.trustedProxies ?? [],
+    })
     await this.server.listen({ port: 0, host: '127.0.0.1' })
     this.relay.start()
     this.url = `http://127.0.0.1:${(this.server.server.address() as AddressInfo).port}`
@@ -174,7 +187,7 @@ export class TestRelay {
       }),
     } as RequestInit)
     const text = await response.text()
-    const json = response.headers.get('content-type')?.includes('json')
+    const json = text !== '' && response.headers.get('content-type')?.includes('json')
     return { status: response.status, headers: response.headers, body: (json ? JSON.parse(text) : text) as T }
   }
 
@@ -196,6 +209,20 @@ export class TestRelay {
 
   makeEndpoint(tenant: TestTenant, url: string): Promise<{ id: string }> {
     return this.make(`/v1/tenants/${tenant.id}/endpoints`, { url })
+  }
+
+  /** Reads the audit log of a tenant, or of the deployment, all pages of it. */
+  async readAudit(tenant: { id: string } | null, filter: Record<string, string> = {}): Promise<AuditItem[]> {
+    const path = tenant === null ? '/v1/audit' : `/v1/tenants/${tenant.id}/audit`
+    const data: AuditItem[] = []
+    for (let after: string | undefined; ; ) {
+      const query = new URLSearchParams({ ...filter, limit: '1000', ...(after !== undefined && { after }) })
+      const { status, body } = await this.call<{ data: AuditItem[]; next?: string }>('GET', `${path}?${query}`)
+      expect(status, JSON.stringify(body)).toBe(200)
+      data.push(...body.data)
+      if (body.next === undefined) return data
+      after = body.next
+    }
   }
 
   /** Posts a payload as a vendor. A receipt answered is kept for {@link check}. */
