@@ -20,8 +20,9 @@ import { Calls } from './log/calls.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
+import { type ConsistencyProof, findLeaf, type InclusionProof, proveGrowth, proveLeaf } from './log/proofs.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
-import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
+import { findEntries, findTile } from './log/reader.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
@@ -39,6 +40,7 @@ import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
 import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
+import { Receipts } from './receipt/receipts.ts'
 import {
   type CheckpointOpener,
   type Evidence,
@@ -101,6 +103,7 @@ export class Relay {
   readonly sequencer: Sequencer
   readonly calls: Calls
   readonly audit: AuditLog
+  readonly receipts: Receipts
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
@@ -127,7 +130,8 @@ export class Relay {
     this.endpoints = parts.endpoints
     this.sequencer = parts.sequencer
     this.calls = parts.calls
-    this.audit = new AuditLog(parts.adapters.database, parts.dataKeys)
+    this.audit = parts.audit
+    this.receipts = parts.receipts
     this.worker = parts.worker
     this.rotation = parts.rotation
     this.policy = parts.policy
@@ -169,7 +173,7 @@ export class Relay {
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
     const stated = state(this.issuer, acceptanceOf(message), now)
     const signed = await signStatement(this.keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, this.keyring)
+    const draft = draftReceipt({ message: message.id }, signed, this.keyring)
     const dataKey = await this.#dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const place = await this.sequencer.append({
@@ -193,16 +197,6 @@ export class Relay {
   async payloadOf(message: StoredMessage): Promise<Uint8Array> {
     const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
     return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
-  }
-
-  /** A receipt with the signature of acceptance and a proof in the newest checkpoint. */
-  async receiptOf(message: StoredMessage): Promise<Receipt> {
-    const { database } = this.#adapters
-    const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
-    if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, message.leafIndex)
-    const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
-    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
@@ -242,6 +236,19 @@ export class Relay {
 
   entries(index: number, width: number): Promise<Uint8Array[] | undefined> {
     return findEntries(this.#adapters.database, index, width)
+  }
+
+  /** Undefined where the log has not got so far. */
+  proveLeaf(leafIndex: number, size: number | undefined): Promise<InclusionProof | undefined> {
+    return proveLeaf(this.#adapters.database, leafIndex, size)
+  }
+
+  proveGrowth(fromSize: number, size: number | undefined): Promise<ConsistencyProof | undefined> {
+    return proveGrowth(this.#adapters.database, fromSize, size)
+  }
+
+  findLeaf(entry: Uint8Array): Promise<number | undefined> {
+    return findLeaf(this.#adapters.database, entry)
   }
 
   /** What is due, and when each purpose rotates next by the policy. */
@@ -322,7 +329,7 @@ export class Relay {
     const before = await this.getMessage(message.tenantId, id)
     const payload = await this.payloadOf(before)
     if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
-    return this.receiptOf(before)
+    return this.receipts.issue(await this.receipts.find(before.tenantId, before.leafIndex))
   }
 }
 
@@ -349,6 +356,8 @@ interface RelayParts {
   endpoints: Endpoints
   sequencer: Sequencer
   calls: Calls
+  audit: AuditLog
+  receipts: Receipts
   worker: DeliveryWorker
   rotation: KeyRotation
   policy: KeyPolicy
@@ -404,11 +413,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
+  const audit = new AuditLog(database, dataKeys)
+  const receipts = new Receipts({ database, dataKeys, keyring, trust })
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
     ...{ head, created, keyring, directory, administration, endpoints, sequencer, calls, worker, rotation, policy },
-    ...{ keyTickMs, adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ audit, receipts, keyTickMs, adapters, dataKeys, publisher, trust, ids, maxQueue },
   }
 }
 

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
 import type { StoredMessage } from '../message/store.ts'
-import { receiptMediaType } from '../receipt/receipt.ts'
+import { aboutOf, receiptMediaType } from '../receipt/receipt.ts'
 import type { Relay } from '../relay.ts'
 import { readableTenant } from './authenticate.ts'
 import { requestOf } from './calls.ts'
@@ -46,7 +46,7 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
         idempotencyKey: single(headers['idempotency-key']),
       })
       if (repeated) reply.header('idempotency-replayed', 'true')
-      if (call !== null && repeated) call.facts.message = receipt.message
+      if (call !== null && repeated) call.facts.message = aboutOf(receipt)
       else if (call !== null) call.stated = true
       reply.code(202).type(receiptMediaType)
       return JSON.stringify(receipt)
@@ -75,16 +75,6 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
       const { id, sourceId, leafIndex, acceptedAt } = message
       const facts = { id, source: sourceId, accepted_at: acceptedAt.toISOString(), leaf_index: leafIndex }
       return { ...facts, payload: parseJson(await relay.payloadOf(message)) }
-    },
-  )
-
-  app.get<AtMessage>(
-    '/v1/messages/:message/receipt',
-    describe('A fresh receipt, proven in the newest checkpoint', ReceiptAnswer, receiptMediaType),
-    async (request, reply) => {
-      const message = await find(request)
-      reply.type(receiptMediaType)
-      return JSON.stringify(await relay.receiptOf(message))
     },
   )
 

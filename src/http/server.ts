@@ -15,6 +15,8 @@ import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
+import { proofRoutes } from './proofs.ts'
+import { receiptRoutes } from './receipts.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { tenantRoutes } from './tenants.ts'
 import { verifyRoutes } from './verify.ts'
@@ -120,6 +122,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     tenantRoutes(scope, relay, database)
     messageRoutes(scope, relay)
+    receiptRoutes(scope, relay)
     auditRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)
@@ -128,6 +131,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withAnyKey(scope)
     withJson(scope)
     verifyRoutes(scope, relay)
+    proofRoutes(scope, relay)
   }
   // What anyone may copy and serve. No key is looked at: these must be there when the database is not.
   const published: FastifyPluginAsync = async (scope) => {

@@ -10,7 +10,7 @@ import { hashLeaf, TreeEdge } from '../../src/log/tree.ts'
 import { canonicalizePayload } from '../../src/message/canonical.ts'
 import { sha256 } from '../../src/message/digest.ts'
 import { parseJson } from '../../src/message/json.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 
 export const issuer = 'http://localhost:8080'
 export const origin = 'localhost:8080/log'
@@ -59,7 +59,7 @@ export function makeReceipt(
   id: string,
   payload: Uint8Array,
   keys: { payloadKey: ReturnType<typeof makePayloadKey>; logKey: ReturnType<typeof makeLogKey> },
-): Receipt {
+): MessageReceipt {
   const statement = stateAccepted(id, payload)
   const entries = [...['a', 'b', 'c', 'd'].map((text) => sha256(Buffer.from(text))), entryOf(statement)]
   const { edge, prove } = TreeEdge.empty.append(entries.map(hashLeaf))

@@ -4,7 +4,7 @@ import { parseCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { decodeBundle, tilePath } from '../../src/log/tile.ts'
 import { type JsonValue, parseJson } from '../../src/message/json.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { trustLog, type Verdict, verifyEvidence } from '../../src/receipt/verify.ts'
 import { type Fact, type FactOf, factsOf } from './ledger.ts'
 import type { RelayProcess } from './relay-process.ts'
@@ -27,7 +27,7 @@ export interface Evidence {
 export interface ShownReceipt {
   readonly round: number
   readonly post: number
-  readonly receipt: Receipt
+  readonly receipt: MessageReceipt
   /** By receipt/verify.ts against the JWKS and the vkey, and by POST /v1/verify; the payload as posted included. */
   readonly offline: Verdict
   readonly online: string
@@ -108,7 +108,7 @@ async function verifier(relay: RelayProcess, publicKeys: ReadonlyMap<string, Key
     const offline = verifyEvidence({ receipt: value, payload: Buffer.from(spelledPayload(post)) }, trust)
     const response = await relay.call('/v1/verify', `{"receipt":${text},"payload":${spelledPayload(post)}}`)
     const { verdict } = (await response.json()) as { verdict: string }
-    return { round, post, receipt: value as unknown as Receipt, offline, online: verdict }
+    return { round, post, receipt: value as unknown as MessageReceipt, offline, online: verdict }
   }
 }
 

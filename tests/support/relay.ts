@@ -17,7 +17,7 @@ import { sha256 } from '../../src/message/digest.ts'
 import type { Clock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
@@ -85,7 +85,7 @@ export class TestRelay {
   readonly clock: TestClock
   readonly folder: string
   /** Every receipt answered with 202, by message. */
-  readonly receipts = new Map<string, Receipt>()
+  readonly receipts = new Map<string, MessageReceipt>()
   readonly #options: Partial<TestOptions>
   relay!: Relay
   server!: FastifyInstance
@@ -230,9 +230,13 @@ export class TestRelay {
     tenant: TestTenant,
     body: unknown,
     headers: Record<string, string> = {},
-  ): Promise<Answer<Receipt & { code?: string }>> {
+  ): Promise<Answer<MessageReceipt & { code?: string }>> {
     const path = `/v1/sources/${tenant.source}/messages`
-    const answer = await this.call<Receipt & { code?: string }>('POST', path, { key: tenant.ingestKey, body, headers })
+    const answer = await this.call<MessageReceipt & { code?: string }>('POST', path, {
+      key: tenant.ingestKey,
+      body,
+      headers,
+    })
     if (answer.status === 202) this.receipts.set(answer.body.message, answer.body)
     return answer
   }

@@ -1,0 +1,70 @@
+import { RelayError } from '../errors.ts'
+import type { DataKeys } from '../keyring/data-keys.ts'
+import type { Keyring } from '../keyring/keyring.ts'
+import { openStatement, proveNow } from '../log/reader.ts'
+import { type Statement, signStatement } from '../log/statement.ts'
+import { findStatement, type StatementRow } from '../log/store.ts'
+import { parseJson } from '../message/json.ts'
+import type { Database } from '../ports/database.ts'
+import { issueCoseReceipt } from './cose.ts'
+import { draftReceipt, issueReceipt } from './issue.ts'
+import type { Receipt } from './receipt.ts'
+import type { TrustMaterial } from './verify.ts'
+
+/** Issues the receipt of any statement in the log, proven in the newest checkpoint. */
+export class Receipts {
+  readonly #database: Database
+  readonly #dataKeys: DataKeys
+  readonly #keyring: Keyring
+  readonly #trust: TrustMaterial
+
+  constructor(parts: { database: Database; dataKeys: DataKeys; keyring: Keyring; trust: TrustMaterial }) {
+    this.#database = parts.database
+    this.#dataKeys = parts.dataKeys
+    this.#keyring = parts.keyring
+    this.#trust = parts.trust
+  }
+
+  /** The row of a statement that this tenant may see, or `not_found`; null sees all. */
+  async find(tenantId: string | null, leafIndex: number): Promise<StatementRow> {
+    const row = await findStatement(this.#database, leafIndex)
+    if (row === undefined || (tenantId !== null && row.tenantId !== tenantId)) throw new RelayError('not_found')
+    return row
+  }
+
+  /** Signed when it was made, or else now, by the key that is active now: nobody needed the signature before. */
+  async issue(row: StatementRow): Promise<Receipt> {
+    const { leafIndex, kid, signature } = row
+    const statement = await this.#open(row)
+    const signed =
+      kid === null || signature === null ? await signStatement(this.#keyring, statement) : { statement, kid, signature }
+    const about = subjectOf(statement)
+    const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
+    const { head, proof } = await proveNow(this.#database, leafIndex)
+    const place = { leafIndex, proof, checkpoint: head.checkpoint }
+    return issueReceipt(draftReceipt(named, signed, this.#keyring), place, this.#trust)
+  }
+
+  /** The same proof as RFC 9942 has it, signed by the log key. What it is about is the row's entry. */
+  async issueCose(row: StatementRow): Promise<Uint8Array> {
+    const { leafIndex, entry } = row
+    const subject = subjectOf(await this.#open(row))
+    const { head, proof } = await proveNow(this.#database, leafIndex)
+    const key = this.#keyring.signer('log')
+    const publicKey = this.#keyring.find(key.kid)?.publicKey
+    if (publicKey === undefined) throw new Error(`the keyring signs with ${key.kid} and does not know it`)
+    const { treeSize, issuer } = head
+    return issueCoseReceipt(entry, { treeSize, leafIndex, proof, issuer, subject }, key, publicKey)
+  }
+
+  async #open(row: StatementRow): Promise<Statement> {
+    return (await openStatement(this.#database, this.#dataKeys, row)) as Statement
+  }
+}
+
+/** What a statement is about. The bytes are ours, and were written by `state()`. */
+function subjectOf(statement: Uint8Array): string {
+  const { sub } = parseJson(statement) as { sub?: unknown }
+  if (typeof sub !== 'string') throw new Error('a statement names no subject')
+  return sub
+}
