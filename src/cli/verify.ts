@@ -49,14 +49,16 @@ function tell({ verdict, checks, statement }: Verdict, options: VerifyOptions): 
     verdict === 'valid' && statement !== undefined
       ? `valid: ${statement.kind} ${statement.sub}, stated by ${statement.iss} at ${timeOf(statement.iat)}`
       : `invalid: ${failed} of ${checks.length} checks failed`
-  return [...made, ...omissions(options).map((omission) => `! ${omission}`), '', last, ''].join('\n')
+  return [...made, ...omissions(options, statement).map((omission) => `! ${omission}`), '', last, ''].join('\n')
 }
 
-function omissions({ payload, jwks, vkey }: VerifyOptions): string[] {
+function omissions({ payload, jwks, vkey }: VerifyOptions, statement: Verdict['statement']): string[] {
   const insecure = [jwks, vkey ?? ''].filter((where) => isUrl(where) && !isTrustworthy(new URL(where)))
   return [
     ...(vkey === undefined ? ['INCLUSION IN THE LOG WAS NOT CHECKED: give the keys of the log with --vkey'] : []),
-    ...(payload === undefined ? ['no payload was given, so none was compared with the receipt'] : []),
+    ...(payload === undefined && statement?.kind === 'message.accepted'
+      ? ['no payload was given, so none was compared with the receipt']
+      : []),
     ...insecure.map((where) => `${where} came over plain http, where anyone on the way can replace the keys`),
   ]
 }

@@ -10,6 +10,7 @@ import type { Relay } from '../relay.ts'
 import { auditRoutes } from './audit.ts'
 import { type Principal, permitAdmin } from './authenticate.ts'
 import { identify, recordCalls } from './calls.ts'
+import { endpointRoutes } from './endpoints.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
@@ -121,6 +122,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withKey(scope)
     withJson(scope)
     tenantRoutes(scope, relay, database)
+    endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     receiptRoutes(scope, relay)
     auditRoutes(scope, relay)

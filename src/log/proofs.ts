@@ -1,7 +1,8 @@
 import type { Tx } from '../ports/database.ts'
-import { entryAt, nodesOf, rootAt } from './reader.ts'
+import { entryAt, rootAt } from './reader.ts'
 import { findEntry, findHead, type HeadRow } from './store.ts'
 import { tilesForConsistency, tilesForInclusion } from './tile.ts'
+import type { TileCache } from './tile-cache.ts'
 import { hashLeaf, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from './tree.ts'
 
 /** That an entry is in the log of this size. */
@@ -29,10 +30,15 @@ export interface ConsistencyProof {
 }
 
 /** Proves a leaf in the log of `size`, by default the newest. Undefined where the log has not got so far. */
-export async function proveLeaf(tx: Tx, leafIndex: number, size?: number): Promise<InclusionProof | undefined> {
+export async function proveLeaf(
+  tx: Tx,
+  tiles: TileCache,
+  leafIndex: number,
+  size?: number,
+): Promise<InclusionProof | undefined> {
   const { head, treeSize } = await headAt(tx, size)
   if (treeSize > head.treeSize || leafIndex >= treeSize) return undefined
-  const proof = proveInclusion(leafIndex, treeSize, await nodesOf(tx, tilesForInclusion(leafIndex, treeSize)))
+  const proof = proveInclusion(leafIndex, treeSize, await tiles.nodes(tx, tilesForInclusion(leafIndex, treeSize)))
   const entry = await entryAt(tx, leafIndex)
   const rootHash = await rootOf(tx, head, treeSize)
   if (!verifyInclusion({ leafHash: hashLeaf(entry), leafIndex, treeSize, proof, rootHash })) {
@@ -42,10 +48,15 @@ export async function proveLeaf(tx: Tx, leafIndex: number, size?: number): Promi
 }
 
 /** Proves that the log of `toSize`, by default the newest, extends that of `fromSize`, at least 1. Undefined as above. */
-export async function proveGrowth(tx: Tx, fromSize: number, size?: number): Promise<ConsistencyProof | undefined> {
+export async function proveGrowth(
+  tx: Tx,
+  tiles: TileCache,
+  fromSize: number,
+  size?: number,
+): Promise<ConsistencyProof | undefined> {
   const { head, treeSize: toSize } = await headAt(tx, size)
   if (toSize > head.treeSize || fromSize > toSize) return undefined
-  const proof = proveConsistency(fromSize, toSize, await nodesOf(tx, tilesForConsistency(fromSize, toSize)))
+  const proof = proveConsistency(fromSize, toSize, await tiles.nodes(tx, tilesForConsistency(fromSize, toSize)))
   const [fromRoot, toRoot] = [await rootOf(tx, head, fromSize), await rootOf(tx, head, toSize)]
   if (!verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })) {
     throw new Error(`the log of ${toSize} cannot be proven to extend that of ${fromSize}`)

@@ -4,6 +4,7 @@ import type { Keyring } from '../keyring/keyring.ts'
 import { openStatement, proveNow } from '../log/reader.ts'
 import { type Statement, signStatement } from '../log/statement.ts'
 import { findStatement, type StatementRow } from '../log/store.ts'
+import type { TileCache } from '../log/tile-cache.ts'
 import { parseJson } from '../message/json.ts'
 import type { Database } from '../ports/database.ts'
 import { issueCoseReceipt } from './cose.ts'
@@ -16,12 +17,20 @@ export class Receipts {
   readonly #database: Database
   readonly #dataKeys: DataKeys
   readonly #keyring: Keyring
+  readonly #tiles: TileCache
   readonly #trust: TrustMaterial
 
-  constructor(parts: { database: Database; dataKeys: DataKeys; keyring: Keyring; trust: TrustMaterial }) {
+  constructor(parts: {
+    database: Database
+    dataKeys: DataKeys
+    keyring: Keyring
+    tiles: TileCache
+    trust: TrustMaterial
+  }) {
     this.#database = parts.database
     this.#dataKeys = parts.dataKeys
     this.#keyring = parts.keyring
+    this.#tiles = parts.tiles
     this.#trust = parts.trust
   }
 
@@ -40,7 +49,7 @@ export class Receipts {
       kid === null || signature === null ? await signStatement(this.#keyring, statement) : { statement, kid, signature }
     const about = subjectOf(statement)
     const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
-    const { head, proof } = await proveNow(this.#database, leafIndex)
+    const { head, proof } = await proveNow(this.#database, this.#tiles, leafIndex)
     const place = { leafIndex, proof, checkpoint: head.checkpoint }
     return issueReceipt(draftReceipt(named, signed, this.#keyring), place, this.#trust)
   }
@@ -49,7 +58,7 @@ export class Receipts {
   async issueCose(row: StatementRow): Promise<Uint8Array> {
     const { leafIndex, entry } = row
     const subject = subjectOf(await this.#open(row))
-    const { head, proof } = await proveNow(this.#database, leafIndex)
+    const { head, proof } = await proveNow(this.#database, this.#tiles, leafIndex)
     const key = this.#keyring.signer('log')
     const publicKey = this.#keyring.find(key.kid)?.publicKey
     if (publicKey === undefined) throw new Error(`the keyring signs with ${key.kid} and does not know it`)

@@ -10,7 +10,7 @@ import { hashLeaf, TreeEdge } from '../../src/log/tree.ts'
 import { canonicalizePayload } from '../../src/message/canonical.ts'
 import { sha256 } from '../../src/message/digest.ts'
 import { parseJson } from '../../src/message/json.ts'
-import type { MessageReceipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt, SubjectReceipt } from '../../src/receipt/receipt.ts'
 
 export const issuer = 'http://localhost:8080'
 export const origin = 'localhost:8080/log'
@@ -60,11 +60,20 @@ export function makeReceipt(
   payload: Uint8Array,
   keys: { payloadKey: ReturnType<typeof makePayloadKey>; logKey: ReturnType<typeof makeLogKey> },
 ): MessageReceipt {
-  const statement = stateAccepted(id, payload)
+  return { message: id, ...logged(stateAccepted(id, payload), keys) }
+}
+
+/** The receipt that source `id` was created, which is the last of a log of five leaves likewise. */
+export function makeSourceReceipt(id: string, keys: Parameters<typeof makeReceipt>[2]): SubjectReceipt {
+  const stated = state(issuer, { kind: 'source.created', sub: id, tenant: 'ten_1', actor: 'key_1' }, now)
+  return { subject: id, ...logged(stated.statement, keys) }
+}
+
+function logged(statement: Uint8Array, keys: Parameters<typeof makeReceipt>[2]) {
   const entries = [...['a', 'b', 'c', 'd'].map((text) => sha256(Buffer.from(text))), entryOf(statement)]
   const { edge, prove } = TreeEdge.empty.append(entries.map(hashLeaf))
   const { treeSize, rootHash } = edge
   const checkpoint = signCheckpoint({ origin, treeSize, rootHash }, [keys.logKey.signer])
   const proof = formatProof({ leafIndex: 4, proof: prove(4), checkpoint })
-  return { message: id, ...signReceipt(statement, keys.payloadKey), header: { 'tlog-proof': proof } }
+  return { ...signReceipt(statement, keys.payloadKey), header: { 'tlog-proof': proof } }
 }
