@@ -6,7 +6,7 @@ import { formatProof } from '../log/tlog-proof.ts'
 import { decodeBase64url } from '../message/digest.ts'
 import type { Relay } from '../relay.ts'
 import { preferred } from './accept.ts'
-import { ConsistencyAnswer, ConsistencyQuery, InclusionAnswer, InclusionQuery } from './schemas.ts'
+import { ConsistencyAnswer, ConsistencyQuery, InclusionAnswer, InclusionQuery, PlainText } from './schemas.ts'
 
 /** Proofs about the log, for anyone. As text, in the forms of C2SP, they carry the signed checkpoint. */
 export function proofRoutes(app: FastifyInstance, relay: Relay): void {
@@ -74,7 +74,18 @@ export function proofRoutes(app: FastifyInstance, relay: Relay): void {
 const types = ['application/json', 'text/plain'] as const
 
 const describe = (summary: string, querystring: object, answer: object) => ({
-  schema: { summary, tags: ['Log'], security: [], querystring, response: { 200: answer } },
+  schema: {
+    summary,
+    tags: ['Log'],
+    security: [],
+    querystring,
+    response: {
+      200: {
+        description: 'As the Accept header prefers.',
+        content: { 'application/json': { schema: answer }, 'text/plain': { schema: PlainText } },
+      },
+    },
+  },
 })
 
 const text = (reply: FastifyReply, body: string) => reply.type('text/plain; charset=utf-8').send(body)

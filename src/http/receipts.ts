@@ -7,7 +7,7 @@ import { receiptMediaType } from '../receipt/receipt.ts'
 import type { Relay } from '../relay.ts'
 import { preferred } from './accept.ts'
 import { readableTenant } from './authenticate.ts'
-import { ReceiptAnswer } from './schemas.ts'
+import { Octets, ReceiptAnswer } from './schemas.ts'
 
 /** Receipts of what is in the log, fresh: proven in the newest checkpoint. `app` has authenticated. */
 export function receiptRoutes(app: FastifyInstance, relay: Relay): void {
@@ -43,5 +43,14 @@ export function receiptRoutes(app: FastifyInstance, relay: Relay): void {
 }
 
 const describe = (summary: string) => ({
-  schema: { summary, tags: ['Audit'], produces: [receiptMediaType], response: { 200: ReceiptAnswer } },
+  schema: {
+    summary,
+    tags: ['Audit'],
+    response: {
+      200: {
+        description: 'As the Accept header prefers.',
+        content: { [receiptMediaType]: { schema: ReceiptAnswer }, [coseMediaType]: { schema: Octets } },
+      },
+    },
+  },
 })
