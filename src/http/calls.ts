@@ -11,8 +11,10 @@ import { writeProblem } from './problem.ts'
 
 /** What will be stated about a call, as far as its route knows more than the request shows. */
 export interface CallSoFar {
-  /** The tenant that an administrator's call turned out to be about. A tenant's own calls are its own. */
-  tenant?: string
+  /** Who asks: the holder of a key, or a source whose scheme vouches for a post. */
+  readonly actor: string
+  /** Whose it is: the caller's tenant, or the one that an administrator's call turned out to be about. */
+  tenant: string | undefined
   readonly facts: CallFacts
   /** Whether a statement names this request already: then it needs none of its own. */
   stated: boolean
@@ -20,20 +22,23 @@ export interface CallSoFar {
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Set with the principal; null while nobody in particular asks. */
+    /** Set once it is known who asks; null before, and where nobody in particular does. */
     call: CallSoFar | null
   }
 }
 
 /**
- * Every call with a valid key is a statement, and its answer leaves once that is committed. The exceptions: an accepted
- * post, whose `message.accepted` names the request; and the relay's own 503s, which hold nothing and say that it cannot.
+ * Every call of somebody who is known is a statement, and its answer leaves once that is committed. The exceptions: an
+ * accepted post, whose `message.accepted` names the request; and what is refused because it is too much (429, 503), which
+ * holds nothing, and must not become more by being stated.
  */
 export function recordCalls(app: FastifyInstance, relay: Relay): void {
   app.decorateRequest('call', null)
   app.addHook('onSend', (request, reply, payload, done) => {
-    if (request.call === null || request.call.stated || reply.statusCode === 503) return done(null, payload)
-    record(request, reply, relay).then(
+    const { call } = request
+    const { statusCode } = reply
+    if (call === null || call.stated || statusCode === 503 || statusCode === 429) return done(null, payload)
+    record(call, request, reply, relay).then(
       () => done(null, payload),
       (error: unknown) => {
         if (payload instanceof Readable) payload.destroy()
@@ -46,21 +51,26 @@ export function recordCalls(app: FastifyInstance, relay: Relay): void {
   })
 }
 
-async function record(request: FastifyRequest, reply: FastifyReply, relay: Relay): Promise<void> {
-  const { principal, call } = request
+async function record(call: CallSoFar, request: FastifyRequest, reply: FastifyReply, relay: Relay): Promise<void> {
   const { statusCode: status } = reply
   const { tenant: named } = request.params as { tenant?: string }
   // What a path names is a tenant for certain only if the call succeeded.
-  const tenant = principal.tenantId ?? call?.tenant ?? (status < 400 ? named : undefined)
-  const about = { ...requested(request), actor: principal.actor, status, ...call?.facts }
+  const tenant = call.tenant ?? (status < 400 ? named : undefined)
+  const about = { ...requested(request), actor: call.actor, status, ...call.facts }
   await relay.calls.record({ ...about, ...(tenant !== undefined && { tenant }) })
 }
+
+export const callBy = (actor: string, tenant: string | undefined): CallSoFar => ({
+  ...{ actor, tenant },
+  facts: {},
+  stated: false,
+})
 
 /** Authenticates the request, and states it if that is refused. */
 export async function identify(request: FastifyRequest, relay: Relay): Promise<void> {
   try {
     request.principal = await authenticate(request, relay.directory)
-    request.call = { facts: {}, stated: false }
+    request.call = callBy(request.principal.actor, request.principal.tenantId ?? undefined)
   } catch (error) {
     if (error instanceof RelayError && error.code === 'unauthenticated') {
       await relay.calls.recordRefusal({ ...requested(request), code: error.code })

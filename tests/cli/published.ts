@@ -65,7 +65,7 @@ export function makeReceipt(
 
 /** The receipt that source `id` was created, which is the last of a log of five leaves likewise. */
 export function makeSourceReceipt(id: string, keys: Parameters<typeof makeReceipt>[2]): SubjectReceipt {
-  const stated = state(issuer, { kind: 'source.created', sub: id, tenant: 'ten_1', actor: 'key_1' }, now)
+  const stated = state(issuer, { kind: 'source.created', sub: id, tenant: 'ten_1', actor: 'key_1', settings: {} }, now)
   return { subject: id, ...logged(stated.statement, keys) }
 }
 
