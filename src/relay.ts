@@ -6,6 +6,7 @@ import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
 import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
+import { openWitnessPoster } from './delivery/witness-poster.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
@@ -21,8 +22,8 @@ import { AuditLog } from './log/audit.ts'
 import { Calls } from './log/calls.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
-import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
-import { type ConsistencyProof, findLeaf, type InclusionProof, proveGrowth, proveLeaf } from './log/proofs.ts'
+import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
+import { type ConsistencyProof, findConsistency, findInclusion, findLeaf, type InclusionProof } from './log/proofs.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
 import { findEntries, findTile } from './log/reader.ts'
 import { KeyRotation } from './log/rotation.ts'
@@ -30,6 +31,7 @@ import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { TileCache } from './log/tile-cache.ts'
+import { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
@@ -74,14 +76,15 @@ export interface Adapters {
 export type RelayOptions = Pick<
   Config,
   'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
-> & {
-  /** How often the database is asked for deliveries that fell due, milliseconds. */
-  readonly pollMs?: number
-  /** How keys live (keys/policy.json). */
-  readonly policy: KeyPolicy
-  /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
-  readonly keyTickMs?: number
-}
+> &
+  Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
+    /** How often the database is asked for deliveries that fell due, milliseconds. */
+    readonly pollMs?: number
+    /** How keys live (keys/policy.json). */
+    readonly policy: KeyPolicy
+    /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
+    readonly keyTickMs?: number
+  }
 
 /** The receipt of a message, and whether the message was accepted before (same Idempotency-Key). */
 export interface Acceptance {
@@ -116,10 +119,12 @@ export class Relay {
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
+  readonly witnesses: Witnesses
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
+  readonly #closePoster: () => Promise<void>
   readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
@@ -149,11 +154,13 @@ export class Relay {
     this.worker = parts.worker
     this.rotation = parts.rotation
     this.policy = parts.policy
+    this.witnesses = parts.witnesses
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
     this.#append = parts.append
     this.#publisher = parts.publisher
+    this.#closePoster = parts.closePoster
     this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
@@ -232,6 +239,11 @@ export class Relay {
     return head
   }
 
+  /** The newest checkpoint as the public may see it: cosigned by a quorum of the witnesses, where there are any. */
+  async publishedCheckpoint(): Promise<string> {
+    return (await this.witnesses.published())?.note ?? (await this.head()).checkpoint
+  }
+
   /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
   get vkeys(): string[] {
     return vkeysOf(this.keyring, this.origin)
@@ -246,12 +258,12 @@ export class Relay {
   }
 
   /** Undefined where the log has not got so far. */
-  proveLeaf(leafIndex: number, size: number | undefined): Promise<InclusionProof | undefined> {
-    return proveLeaf(this.#adapters.database, this.#tiles, leafIndex, size)
+  findInclusion(leafIndex: number, size: number | undefined): Promise<InclusionProof | undefined> {
+    return findInclusion(this.#adapters.database, this.#tiles, leafIndex, size)
   }
 
-  proveGrowth(fromSize: number, size: number | undefined): Promise<ConsistencyProof | undefined> {
-    return proveGrowth(this.#adapters.database, this.#tiles, fromSize, size)
+  findConsistency(fromSize: number, size: number | undefined): Promise<ConsistencyProof | undefined> {
+    return findConsistency(this.#adapters.database, this.#tiles, fromSize, size)
   }
 
   findLeaf(entry: Uint8Array): Promise<number | undefined> {
@@ -320,6 +332,7 @@ export class Relay {
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
+    await this.#closePoster()
     await this.keyring.close()
   }
 
@@ -403,10 +416,12 @@ interface RelayParts {
   worker: DeliveryWorker
   rotation: KeyRotation
   policy: KeyPolicy
+  witnesses: Witnesses
   keyTickMs: number
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  closePoster: () => Promise<void>
   tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
@@ -421,10 +436,15 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const trustedLog = logTrust(keyring, origin)
+  const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
+  const witnessKeys = addresses.map(({ key }) => key)
+  const trustedLog = logTrust(keyring, origin, witnessKeys)
   const current = await findHead(database)
 
-  const publisher = new CheckpointPublisher(objectStore, logger)
+  const { post, close: closePoster } = openWitnessPoster(clock)
+  const tiles: TileCache = new TileCache(() => sequencer.edge)
+  const witnesses = new Witnesses({ witnesses: addresses, quorum, database, tiles, post, clock, logger })
+  const publisher = new CheckpointPublisher(objectStore, witnesses.cosign, logger)
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -433,7 +453,6 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
-  const tiles = new TileCache(() => sequencer.edge)
   if (current !== undefined) {
     await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
     publisher.publish(current.checkpoint)
@@ -462,13 +481,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const audit = new AuditLog(database, dataKeys)
-  const receipts = new Receipts({ database, dataKeys, keyring, tiles, trust })
+  const receipts = new Receipts({ database, dataKeys, keyring, tiles, witnesses, trust, issuer })
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
-    ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, publisher, tiles, trust, ids },
-    ...{ maxQueue, keyTickMs },
+    ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
 
@@ -489,13 +508,14 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
   })
 }
 
-/** The log and its keys as they are now: a rotation adds one. */
-function logTrust(keyring: Keyring, origin: string): () => LogTrust {
+/** The log and its keys as they are now, a rotation adds one, and the keys of the witnesses. */
+function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly VerifierKey[]): () => LogTrust {
   let latest: { vkeys: string; trust: LogTrust } | undefined
   return () => {
     const lines = vkeysOf(keyring, origin)
     const vkeys = lines.join()
-    if (latest?.vkeys !== vkeys) latest = { vkeys, trust: { origin, vkeys: lines.map(parseVerifierKey) } }
+    if (latest?.vkeys !== vkeys)
+      latest = { vkeys, trust: { origin, vkeys: [...lines.map(parseVerifierKey), ...witnessKeys] } }
     return latest.trust
   }
 }

@@ -17,7 +17,7 @@ export function proofRoutes(app: FastifyInstance, relay: Relay): void {
       const { query } = request
       const entry = query.entry === undefined ? undefined : parseEntry(query.entry)
       const leafIndex = query.index === undefined ? await indexOf(entry) : Number(query.index)
-      const found = await relay.proveLeaf(leafIndex, sizeOf(query.size))
+      const found = await relay.findInclusion(leafIndex, sizeOf(query.size))
       if (found === undefined) throw new RelayError('not_found', { detail: 'The log has not got so far.' })
       if (entry !== undefined && Buffer.compare(entry, found.entry) !== 0) {
         throw new RelayError('not_found', { detail: 'Another entry stands there.' })
@@ -42,7 +42,7 @@ export function proofRoutes(app: FastifyInstance, relay: Relay): void {
     describe('Prove that the log only grew', ConsistencyQuery, ConsistencyAnswer),
     async (request, reply) => {
       const { query } = request
-      const found = await relay.proveGrowth(Number(query.from), sizeOf(query.to))
+      const found = await relay.findConsistency(Number(query.from), sizeOf(query.to))
       if (found === undefined) throw new RelayError('not_found', { detail: 'The log has not got so far.' })
       const { fromSize, toSize, fromRoot, toRoot, proof, checkpoint } = found
       const hashes = proof.map(encodeBase64)

@@ -4,7 +4,7 @@ import { RelayError } from '../errors.ts'
 import type { CallFacts } from '../log/statement.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
-import type { Evidence, Verdict } from '../receipt/verify.ts'
+import { describeLog, type Evidence, type Verdict } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
 
@@ -33,9 +33,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
       }
       const { log, ...verdict } = relay.verify(evidence)
       if (call !== null) Object.assign(call.facts, factsOf(verdict))
-      if (log === undefined) return verdict
-      const { origin, leafIndex, treeSize, rootHash } = log
-      return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
+      return log === undefined ? verdict : { ...verdict, log: describeLog(log) }
     },
   )
 }

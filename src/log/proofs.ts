@@ -1,9 +1,8 @@
 import type { Tx } from '../ports/database.ts'
-import { entryAt, rootAt } from './reader.ts'
+import { entryAt, proveAt, proveGrowth, rootAt } from './reader.ts'
 import { findEntry, findHead, type HeadRow } from './store.ts'
-import { tilesForConsistency, tilesForInclusion } from './tile.ts'
 import type { TileCache } from './tile-cache.ts'
-import { hashLeaf, proveConsistency, proveInclusion, verifyConsistency, verifyInclusion } from './tree.ts'
+import { hashLeaf, verifyConsistency, verifyInclusion } from './tree.ts'
 
 /** That an entry is in the log of this size. */
 export interface InclusionProof {
@@ -30,7 +29,7 @@ export interface ConsistencyProof {
 }
 
 /** Proves a leaf in the log of `size`, by default the newest. Undefined where the log has not got so far. */
-export async function proveLeaf(
+export async function findInclusion(
   tx: Tx,
   tiles: TileCache,
   leafIndex: number,
@@ -38,7 +37,7 @@ export async function proveLeaf(
 ): Promise<InclusionProof | undefined> {
   const { head, treeSize } = await headAt(tx, size)
   if (treeSize > head.treeSize || leafIndex >= treeSize) return undefined
-  const proof = proveInclusion(leafIndex, treeSize, await tiles.nodes(tx, tilesForInclusion(leafIndex, treeSize)))
+  const proof = await proveAt(tx, tiles, leafIndex, treeSize)
   const entry = await entryAt(tx, leafIndex)
   const rootHash = await rootOf(tx, head, treeSize)
   if (!verifyInclusion({ leafHash: hashLeaf(entry), leafIndex, treeSize, proof, rootHash })) {
@@ -48,7 +47,7 @@ export async function proveLeaf(
 }
 
 /** Proves that the log of `toSize`, by default the newest, extends that of `fromSize`, at least 1. Undefined as above. */
-export async function proveGrowth(
+export async function findConsistency(
   tx: Tx,
   tiles: TileCache,
   fromSize: number,
@@ -56,7 +55,7 @@ export async function proveGrowth(
 ): Promise<ConsistencyProof | undefined> {
   const { head, treeSize: toSize } = await headAt(tx, size)
   if (toSize > head.treeSize || fromSize > toSize) return undefined
-  const proof = proveConsistency(fromSize, toSize, await tiles.nodes(tx, tilesForConsistency(fromSize, toSize)))
+  const proof = await proveGrowth(tx, tiles, fromSize, toSize)
   const [fromRoot, toRoot] = [await rootOf(tx, head, fromSize), await rootOf(tx, head, toSize)]
   if (!verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })) {
     throw new Error(`the log of ${toSize} cannot be proven to extend that of ${fromSize}`)

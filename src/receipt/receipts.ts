@@ -1,10 +1,11 @@
 import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
 import type { Keyring } from '../keyring/keyring.ts'
-import { openStatement, proveNow } from '../log/reader.ts'
+import { openStatement, proveAt, proveNow } from '../log/reader.ts'
 import { type Statement, signStatement } from '../log/statement.ts'
 import { findStatement, type StatementRow } from '../log/store.ts'
 import type { TileCache } from '../log/tile-cache.ts'
+import type { Witnesses } from '../log/witnesses.ts'
 import { parseJson } from '../message/json.ts'
 import type { Database } from '../ports/database.ts'
 import { issueCoseReceipt } from './cose.ts'
@@ -12,26 +13,32 @@ import { draftReceipt, issueReceipt } from './issue.ts'
 import type { Receipt } from './receipt.ts'
 import type { TrustMaterial } from './verify.ts'
 
-/** Issues the receipt of any statement in the log, proven in the newest checkpoint. */
+/** Issues the receipt of any statement in the log. */
 export class Receipts {
   readonly #database: Database
   readonly #dataKeys: DataKeys
   readonly #keyring: Keyring
   readonly #tiles: TileCache
+  readonly #witnesses: Witnesses
   readonly #trust: TrustMaterial
+  readonly #issuer: string
 
   constructor(parts: {
     database: Database
     dataKeys: DataKeys
     keyring: Keyring
     tiles: TileCache
+    witnesses: Witnesses
     trust: TrustMaterial
+    issuer: string
   }) {
     this.#database = parts.database
     this.#dataKeys = parts.dataKeys
     this.#keyring = parts.keyring
     this.#tiles = parts.tiles
+    this.#witnesses = parts.witnesses
     this.#trust = parts.trust
+    this.#issuer = parts.issuer
   }
 
   /** The row of a statement that this tenant may see, or `not_found`; null sees all. */
@@ -49,8 +56,7 @@ export class Receipts {
       kid === null || signature === null ? await signStatement(this.#keyring, statement) : { statement, kid, signature }
     const about = subjectOf(statement)
     const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
-    const { head, proof } = await proveNow(this.#database, this.#tiles, leafIndex)
-    const place = { leafIndex, proof, checkpoint: head.checkpoint }
+    const place = await this.#placeOf(leafIndex)
     return issueReceipt(draftReceipt(named, signed, this.#keyring), place, this.#trust)
   }
 
@@ -58,12 +64,22 @@ export class Receipts {
   async issueCose(row: StatementRow): Promise<Uint8Array> {
     const { leafIndex, entry } = row
     const subject = subjectOf(await this.#open(row))
-    const { head, proof } = await proveNow(this.#database, this.#tiles, leafIndex)
+    const { treeSize, proof } = await this.#placeOf(leafIndex)
     const key = this.#keyring.signer('log')
     const publicKey = this.#keyring.find(key.kid)?.publicKey
     if (publicKey === undefined) throw new Error(`the keyring signs with ${key.kid} and does not know it`)
-    const { treeSize, issuer } = head
-    return issueCoseReceipt(entry, { treeSize, leafIndex, proof, issuer, subject }, key, publicKey)
+    return issueCoseReceipt(entry, { treeSize, leafIndex, proof, issuer: this.#issuer, subject }, key, publicKey)
+  }
+
+  /** A leaf's proof, in the newest checkpoint that witnesses cosigned if it is as old as that, else in the newest. */
+  async #placeOf(leafIndex: number) {
+    const cosigned = await this.#witnesses.covering(leafIndex)
+    if (cosigned === undefined) {
+      const { head, proof } = await proveNow(this.#database, this.#tiles, leafIndex)
+      return { leafIndex, treeSize: head.treeSize, proof, checkpoint: head.checkpoint }
+    }
+    const { treeSize, note: checkpoint } = cosigned
+    return { leafIndex, treeSize, proof: await proveAt(this.#database, this.#tiles, leafIndex, treeSize), checkpoint }
   }
 
   async #open(row: StatementRow): Promise<Statement> {
