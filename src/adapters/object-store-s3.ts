@@ -278,7 +278,7 @@ function encodeCrc32(checksum: number): string {
   return bytes.toString('base64')
 }
 
-/** The same bytes in pieces of `partBytes`, the last one smaller; one empty piece if there are none. */
+/** The same bytes in pieces of `partBytes`, the last of which may be smaller. */
 async function* inParts(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let part = Buffer.allocUnsafe(partBytes)
   let filled = 0

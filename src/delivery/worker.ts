@@ -17,19 +17,13 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
 import type { Directory } from '../tenant/directory.ts'
+import { abandonments } from './abandonment.ts'
 import type { OutboundClient, Outcome } from './client.ts'
 import type { AttemptRecord, Cargo, ClaimedDelivery } from './delivery.ts'
 import { Lanes } from './lanes.ts'
 import { forwardedRequest } from './request.ts'
 import { nextAttemptAt } from './schedule.ts'
-import {
-  abandonDeliveries,
-  claimDue,
-  insertDeliveries,
-  type NewDelivery,
-  recordAttempts,
-  releaseDeliveries,
-} from './store.ts'
+import { claimDue, insertDeliveries, type NewDelivery, recordAttempts, releaseDeliveries } from './store.ts'
 import { type Audience, Subscriptions } from './subscription.ts'
 
 /** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
@@ -103,10 +97,10 @@ export class DeliveryWorker {
       const claimed: ClaimedDelivery[] = []
       const room = this.#lanes.reserve()
       for (const { row } of rows) {
-        const { tenantId, id: messageId, payload, value } = row.message
+        const { tenantId, id: messageId, value } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
-        const freight = { payload, sha256: row.message.sha256, receipt: compact(row.signed) }
+        const freight = { ...forwarded(row.message), sha256: row.message.sha256, receipt: compact(row.signed) }
         for (const endpoint of endpoints) {
           if (!this.#subscriptions.wants(endpoint, value, row.audience)) continue
           const { id: endpointId } = endpoint
@@ -175,13 +169,15 @@ export class DeliveryWorker {
 
   /** One claimed delivery, to the record of its attempt. Never rejects: it is in the database until it is terminal. */
   async #deliver(delivery: ClaimedDelivery): Promise<void> {
-    const { logger, clock, schedule } = this.#parts
+    const { logger, clock, directory, schedule } = this.#parts
     try {
       while (this.#unrecorded.size >= mostUnrecorded) await Promise.race(this.#unrecorded)
       if (delivery.leaseEndsAt.getTime() - clock.now().getTime() < attemptMarginMs) return
       // An earlier process recorded the last attempt and died before it could say that there will be no other.
       if (delivery.attempts > schedule.length)
         return await this.#abandon(delivery, delivery.attempts, 'schedule_exhausted')
+      // Whoever was erased is sent nothing any more, not even from memory; abandonment.ts says so in the log.
+      if (directory.isErased(delivery.tenantId)) return
       const cargo = delivery.cargo ?? (await this.#load(delivery))
       if (cargo === undefined) return await this.#abandon(delivery, delivery.attempts, 'endpoint_deleted')
       await this.#attempt(delivery, cargo)
@@ -291,11 +287,14 @@ export class DeliveryWorker {
     if (endpoint === undefined) return undefined
     const message = await findMessage(database, messageId)
     if (message === undefined) throw new Error(`message ${messageId} is owed but does not exist`)
+    if (message.payload === null) throw new Error(`the payload of ${messageId} expired while it was owed`)
     const dataKey = await dataKeys.get(database, tenantId)
     const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
     const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-    return { endpoint, payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
+    const receipt = compact({ statement, kid, signature })
+    const { contentType } = message
+    return { endpoint, ...forwarded({ payload, contentType }), sha256: sha256(payload), receipt }
   }
 
   async #release(deliveries: readonly ClaimedDelivery[]): Promise<void> {
@@ -324,20 +323,17 @@ const recordedAttempts: Effect<{
   },
 }
 
-const abandonments: Effect<string> = {
-  async write(tx, rows) {
-    abandonDeliveries(
-      tx,
-      rows.map(({ row }) => row),
-    )
-  },
-}
-
 const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => ({
   sub: id,
   tenant: tenantId,
   message: messageId,
   endpoint: endpointId,
+})
+
+/** The body of a request, and its media type: canonical JSON unless the message says otherwise. */
+const forwarded = ({ payload, contentType }: { payload: Uint8Array; contentType: string | null }) => ({
+  payload,
+  contentType: contentType ?? 'application/json',
 })
 
 const compact = ({

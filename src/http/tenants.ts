@@ -4,8 +4,8 @@ import { RelayError } from '../errors.ts'
 import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
-import type { ApiKey, Source, Tenant } from '../tenant/records.ts'
-import { findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
+import type { ApiKey, Tenant } from '../tenant/records.ts'
+import { findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
 import { type Paged, page } from './page.ts'
 import {
@@ -14,15 +14,14 @@ import {
   ApiKeyWish,
   Page,
   pageOf,
-  SourceAnswer,
-  SourceWish,
   TenantAnswer,
+  TenantChange,
   TenantWish,
 } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
 
-/** Tenants, their sources and their API keys. `app` has authenticated and parsed the body. */
+/** Tenants and their API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {
   const { administration } = relay
   const permit = (principal: Principal, tenantId: string): void => permitTenant(principal, tenantId, ['tenant'])
@@ -51,28 +50,35 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     describe('Read a tenant', { response: { 200: TenantAnswer } }),
     async ({ principal, params }) => {
       permit(principal, params.tenant)
-      return showTenant(await administration.getTenant(params.tenant))
+      return showTenant(await administration.findTenant(params.tenant))
     },
   )
 
-  app.post<AtTenant & { Body: Static<typeof SourceWish> }>(
-    '/v1/tenants/:tenant/sources',
-    describe('Create a source', { body: SourceWish, response: { 201: SourceAnswer } }),
-    async ({ principal, params, body }, reply) => {
-      permit(principal, params.tenant)
-      reply.code(201)
-      return showSource(relay.issuer, await administration.createSource(principal.actor, params.tenant, body))
+  app.patch<AtTenant & { Body: Static<typeof TenantChange> }>(
+    '/v1/tenants/:tenant',
+    describe('Rename a tenant, move it to another tier, keep longer what is written for it from now on', {
+      body: TenantChange,
+      response: { 200: TenantAnswer },
+    }),
+    async ({ principal, params, body: { retention, ...rest } }) => {
+      permitAdmin(principal)
+      const { payload_days: payloadDays, statement_months: statementMonths } = retention ?? {}
+      const chosen = {
+        ...(payloadDays !== undefined && { payloadDays }),
+        ...(statementMonths !== undefined && { statementMonths }),
+      }
+      return showTenant(
+        await administration.updateTenant(principal.actor, params.tenant, { ...rest, retention: chosen }),
+      )
     },
   )
 
-  app.get<AtTenant & Paged>(
-    '/v1/tenants/:tenant/sources',
-    describe('List sources', { querystring: Page, response: { 200: pageOf(SourceAnswer) } }),
-    async ({ principal, params, query }) => {
-      permit(principal, params.tenant)
-      await administration.getTenant(params.tenant)
-      const list = (after: string, limit: number) => listSources(database, params.tenant, after, limit)
-      return page(query, list, (source) => showSource(relay.issuer, source))
+  app.delete<AtTenant>(
+    '/v1/tenants/:tenant',
+    describe('Erase a tenant: nothing of it can ever be read again', { response: { 200: TenantAnswer } }),
+    async ({ principal, params }) => {
+      permitAdmin(principal)
+      return showTenant(await relay.eraseTenant(principal.actor, params.tenant))
     },
   )
 
@@ -121,14 +127,13 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
-const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
-
-const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) => ({
+const showTenant = ({ id, name, tier, createdAt, retention, erasure }: Tenant) => ({
   id,
-  tenant: tenantId,
   name,
-  messages_url: `${issuer}/v1/sources/${id}/messages`,
+  tier,
   created_at: createdAt.toISOString(),
+  retention: { payload_days: retention.payloadDays, statement_months: retention.statementMonths },
+  ...(erasure !== null && { erased_at: erasure.at.toISOString(), erased_leaf: erasure.leafIndex }),
 })
 
 const showApiKey = (apiKey: ApiKey) => ({

@@ -57,11 +57,16 @@ export async function proveNow(
   tiles: TileCache,
   leafIndex: number,
 ): Promise<{ head: HeadRow; proof: Uint8Array[] }> {
-  // No lock: the log only grows, so everything below the head that was read is there and stays as it is.
   const head = await findHead(tx)
   if (head === undefined || leafIndex >= head.treeSize) throw new Error(`leaf ${leafIndex} is not in the log`)
-  const node = await tiles.nodes(tx, tilesForInclusion(leafIndex, head.treeSize))
-  return { head, proof: proveInclusion(leafIndex, head.treeSize, node) }
+  return { head, proof: await proveAt(tx, tiles, leafIndex, head.treeSize) }
+}
+
+/** The inclusion proof of a leaf in the tree of `treeSize`, which the log has reached. */
+export async function proveAt(tx: Tx, tiles: TileCache, leafIndex: number, treeSize: number): Promise<Uint8Array[]> {
+  // No lock: the log only grows, so everything below a head that was read is there and stays as it is.
+  const node = await tiles.nodes(tx, tilesForInclusion(leafIndex, treeSize))
+  return proveInclusion(leafIndex, treeSize, node)
 }
 
 /** Whether the tree at `to`, which the database holds, extends the tree at `from`. */
@@ -73,10 +78,36 @@ export async function consistent(
 ): Promise<boolean> {
   // A tree of size 0 says nothing about a later one (RFC 9162 §2.1.4 has no proof for it).
   if (from.treeSize === 0) return true
-  const node = await tiles.nodes(tx, tilesForConsistency(from.treeSize, to.treeSize))
-  const proof = proveConsistency(from.treeSize, to.treeSize, node)
+  const proof = await proveGrowth(tx, tiles, from.treeSize, to.treeSize)
   const [fromSize, toSize, fromRoot, toRoot] = [from.treeSize, to.treeSize, from.rootHash, to.rootHash]
   return verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })
+}
+
+/** The root of the log when it had `treeSize` leaves, at least 1. Throws if it never had that many. */
+export async function rootAt(tx: Tx, treeSize: number): Promise<Uint8Array> {
+  const partials: Uint8Array[][] = []
+  for (let level = 0, count = treeSize; count > 0; level++, count = Math.floor(count / tileWidth)) {
+    const width = count % tileWidth
+    const tile = width > 0 ? await findTile(tx, level, Math.floor(count / tileWidth), width) : new Uint8Array(0)
+    if (tile === undefined) throw new Error(`the log never had ${treeSize} leaves`)
+    partials.push(Array.from({ length: width }, (_, i) => tile.subarray(i * 32, i * 32 + 32)))
+  }
+  return TreeEdge.load(treeSize, partials).rootHash
+}
+
+/** The entry at `leafIndex`. Throws if the log is not that large. */
+export async function entryAt(tx: Tx, leafIndex: number): Promise<Uint8Array> {
+  const entries = await findEntries(tx, Math.floor(leafIndex / tileWidth), (leafIndex % tileWidth) + 1)
+  const entry = entries?.[leafIndex % tileWidth]
+  if (entry === undefined) throw new Error(`leaf ${leafIndex} is not in the log`)
+  return entry
+}
+
+/** The consistency proof from `fromSize` to `toSize`, both in the log; empty from the empty tree. */
+export async function proveGrowth(tx: Tx, tiles: TileCache, fromSize: number, toSize: number): Promise<Uint8Array[]> {
+  if (fromSize === 0) return []
+  const node = await tiles.nodes(tx, tilesForConsistency(fromSize, toSize))
+  return proveConsistency(fromSize, toSize, node)
 }
 
 /** A statement read back: the very bytes that were committed, with the signature if one was made. */
@@ -90,6 +121,11 @@ export interface ReadStatement {
 export async function readStatement(tx: Tx, dataKeys: DataKeys, leafIndex: number): Promise<ReadStatement> {
   const row: StatementRow | undefined = await findStatement(tx, leafIndex)
   if (row === undefined) throw new Error(`there is no statement at leaf ${leafIndex}`)
+  return { statement: await openStatement(tx, dataKeys, row), kid: row.kid, signature: row.signature }
+}
+
+/** The very bytes that were committed. Rejects if they do not open with their tenant's data key. */
+export async function openStatement(tx: Tx, dataKeys: DataKeys, row: StatementRow): Promise<Uint8Array> {
   const dataKey = await dataKeys.get(tx, row.tenantId ?? deploymentVault)
-  return { statement: dataKey.open(row.sealed, statementContext(row.tenantId)), kid: row.kid, signature: row.signature }
+  return dataKey.open(row.sealed, statementContext(row.tenantId))
 }

@@ -23,7 +23,33 @@ export type AuditEvent =
   /** `sub` is the tenant whose data key it is; empty for the deployment's own. */
   | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
-  | { kind: 'source.created'; sub: string; tenant: string; actor: string }
+  /** As it is afterwards. */
+  | {
+      kind: 'tenant.updated'
+      sub: string
+      tenant: string
+      actor: string
+      tier: string
+      payload_days: number
+      statement_months: number
+    }
+  /** Of the deployment, not of the tenant: it must stay readable when the tenant's data key is gone. */
+  | { kind: 'tenant.erased'; sub: string; actor: string }
+  /** `sub` is what was dropped: all of it that expired before `expired_before` (RFC 3339). */
+  | {
+      kind: 'retention.applied'
+      sub: 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
+      expired_before: string
+      rows: number
+      /** The leaves of the rows dropped lie between these; absent where there was none. */
+      first_leaf?: number
+      last_leaf?: number
+    }
+  /** `settings` are the source's own, as tenants read them; of secrets there are only hints in them. */
+  | { kind: 'source.created' | 'source.updated'; sub: string; tenant: string; actor: string; settings: object }
+  | { kind: 'source.deleted'; sub: string; tenant: string; actor: string }
+  /** An ingest URL of `source`, without its token. */
+  | { kind: 'ingest_url.created' | 'ingest_url.revoked'; sub: string; tenant: string; actor: string; source: string }
   | {
       kind: 'endpoint.created' | 'endpoint.updated'
       sub: string
@@ -54,10 +80,28 @@ export type AuditEvent =
       sub: string
       tenant: string
       source: string
+      /** The API key, or the source itself where its scheme vouches for the post. */
       actor: string
-      /** `bytes` counts the canonical payload; the digests are base64url SHA-256, of it and of the bytes received. */
-      payload: { bytes: number; sha256: string; received_sha256: string }
+      /** The call that brought it, which needs no `api.called` of its own. Absent where the relay itself made it. */
+      request?: { id: string; address: string }
+      /** That scheme. */
+      authentication?: string
+      /**
+       * `bytes` counts the payload; the digests are base64url SHA-256, of it and of the bytes received. Canonical JSON
+       * unless `canonicalization` is `none`: then payload and bytes received are the same, of media type `content_type`.
+       */
+      payload: {
+        bytes: number
+        sha256: string
+        received_sha256: string
+        canonicalization?: 'none'
+        content_type?: string
+      }
     }
+  | ({ kind: 'api.called'; tenant?: string; actor: string; status: number } & Called & CallFacts)
+  /** A call without a valid key. Strangers can make any number of them, so not each is stated: `suppressed` counts those
+   *  of any address that this process did not state since the one it stated before. */
+  | ({ kind: 'api.refused'; code: string; suppressed?: number } & Called)
   | {
       kind: 'delivery.attempted'
       sub: string
@@ -79,7 +123,7 @@ export type AuditEvent =
       message: string
       endpoint: string
       attempts: number
-      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
+      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted' | 'payload_expired' | 'tenant_erased'
     }
   | {
       /** The tenant's leaves in [`from`, `upto`) are `count`, and roll `previous`, the digest of all before them, on to
@@ -110,6 +154,26 @@ export type AuditEvent =
   /** The bytes sent for, from 0, the last included. */
   | { kind: 'export.downloaded'; sub: string; tenant: string; actor: string; first_byte: number; last_byte: number }
   | { kind: 'export.deleted'; sub: string; tenant: string; actor: string }
+
+interface Called {
+  /** `req_…`, as the answer's `x-request-id` says. */
+  sub: string
+  address: string
+  method: string
+  /** The pattern, e.g. `/v1/messages/:message`; absent where the path is no route's. */
+  route?: string
+}
+
+/** What some calls have to say beside. */
+export interface CallFacts {
+  /** Why it was refused: a code of the table of errors. */
+  code?: string
+  /** A post with an Idempotency-Key that was used before: the message it repeated. */
+  message?: string
+  /** Of a verification, and what the receipt was about, if its signature holds. */
+  verdict?: string
+  about?: string
+}
 
 interface KeyEvent<Kind extends string> {
   kind: Kind

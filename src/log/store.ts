@@ -71,12 +71,14 @@ export interface StatementRow {
   sealed: Uint8Array
   kid: string | null
   signature: Uint8Array | null
+  /** The row is dropped with the month of this instant. */
+  expiresAt: Date
 }
 
 const insertRows = `
-  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature)
+  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature, expires_at)
   select * from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[],
-                       $8::text[], $9::bytea[])`
+                       $8::text[], $9::bytea[], $10::timestamptz[])`
 
 export const insertStatements = (tx: Transaction, rows: readonly StatementRow[]): void =>
   tx.send(insertRows, [
@@ -89,11 +91,12 @@ export const insertStatements = (tx: Transaction, rows: readonly StatementRow[])
     byteaArray(rows.map((row) => row.sealed)),
     textArray(rows.map((row) => row.kid)),
     byteaArray(rows.map((row) => row.signature)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
   ])
 
 const selectStatement = `
   select leaf_index as "leafIndex", tenant_id as "tenantId", stated_at as "statedAt", kind, actor, entry, sealed, kid,
-         signature
+         signature, expires_at as "expiresAt"
     from statements
    where leaf_index = $1`
 
@@ -146,6 +149,24 @@ export async function entriesBetween(tx: Tx, from: number, to: number): Promise<
   return rows.map((row) => row.entry)
 }
 
+const selectEntry = `
+  select tile_index * 256 + (position($1::bytea in entries) - 1) / 32 as "leafIndex"
+    from (select tile_index, entries from entry_bundles order by tile_index desc limit $3) as newest
+   where position($1::bytea in entries) % 32 = 1
+   union all
+  select leaf_index from statements where leaf_index >= $2 and entry = $1`
+
+/** Where `entry` stands: in one of the newest `bundles`, or behind them. */
+export async function findEntry(
+  tx: Tx,
+  entry: Uint8Array,
+  treeSize: number,
+  bundles: number,
+): Promise<number | undefined> {
+  const [row] = await tx.query<{ leafIndex: number }>(selectEntry, [entry, treeSize - (treeSize % 256), bundles])
+  return row?.leafIndex
+}
+
 const selectBundle = `select entries from entry_bundles where tile_index = $1`
 
 /** The 256 entries of a full bundle, 32 bytes each. */
@@ -153,4 +174,46 @@ export async function findFullBundle(tx: Tx, index: number): Promise<Uint8Array[
   const [row] = await tx.query<{ entries: Uint8Array }>(selectBundle, [index])
   if (row === undefined) return undefined
   return Array.from({ length: 256 }, (_, i) => row.entries.subarray(i * 32, i * 32 + 32))
+}
+
+/** A checkpoint as published: the note carries the signatures of the log, and of this many witnesses. */
+export interface PublishedRow {
+  treeSize: number
+  rootHash: Uint8Array
+  cosignatures: number
+  note: string
+}
+
+// Of two processes that asked at the same time, the one that got more cosignatures is right.
+const insertPublished = `
+  insert into cosigned_checkpoints (tree_size, root_hash, cosignatures, note) values ($1, $2, $3, $4)
+  on conflict (tree_size) do update
+     set cosignatures = excluded.cosignatures, note = excluded.note
+   where cosigned_checkpoints.cosignatures <= excluded.cosignatures`
+
+// An older one is needed only as long as it has more cosignatures than any newer one.
+const deleteOutdone = `
+  delete from cosigned_checkpoints older
+   using cosigned_checkpoints newer
+   where newer.tree_size > older.tree_size and newer.cosignatures >= older.cosignatures`
+
+export async function recordPublished(tx: Tx, row: PublishedRow): Promise<void> {
+  await tx.query(insertPublished, [row.treeSize, row.rootHash, row.cosignatures, row.note])
+  await tx.query(deleteOutdone)
+}
+
+const selectPublished = `
+  select tree_size as "treeSize", root_hash as "rootHash", cosignatures, note
+    from cosigned_checkpoints
+   where tree_size >= $1 and cosignatures >= $2
+   order by tree_size desc limit 1`
+
+/** The newest of at least `leastSize` leaves that at least `leastCosignatures` witnesses cosigned. */
+export async function findPublished(
+  tx: Tx,
+  leastSize: number,
+  leastCosignatures: number,
+): Promise<PublishedRow | undefined> {
+  const [row] = await tx.query<PublishedRow>(selectPublished, [leastSize, leastCosignatures])
+  return row
 }

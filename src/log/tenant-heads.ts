@@ -156,7 +156,8 @@ const selectDue = `
     from tenants t
     left join lateral (select leaf_index, made_at from tenant_heads where tenant_id = t.id
                         order by upto desc, leaf_index desc limit 1) h on true
-   where coalesce(h.made_at, t.created_at) < $1
+   where t.erased_at is null
+     and coalesce(h.made_at, t.created_at) < $1
      and exists (select from statements s where s.tenant_id = t.id and s.leaf_index > coalesce(h.leaf_index, -1))
    order by t.id`
 

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { gzip, zstdCompress } from 'node:zlib'
+import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { jwsHeader } from '../keyring/jws.ts'
 import { type Keyring, signWith } from '../keyring/keyring.ts'
@@ -20,6 +21,7 @@ import { exportFormat, exportJwsType } from './export-format.ts'
 import {
   claimExport,
   countLeaves,
+  deleteExport,
   type ExportPart,
   type ExportRow,
   finishExport,
@@ -114,6 +116,10 @@ export class ExportWorker {
       await this.#write(row)
     } catch (error) {
       if (error instanceof LeaseLost) return true
+      if (error instanceof RelayError && error.code === 'tenant_erased') {
+        await this.#forget(row)
+        return true
+      }
       logger.warn({ err: error, export: id, tenant }, 'export.write failed')
       if (error instanceof LeavesMissing) await this.#fail(row, 'leaves_expired')
       else if (row.failures + 1 >= mostFailures) await this.#fail(row, 'internal')
@@ -212,6 +218,12 @@ export class ExportWorker {
   async #fail({ id, tenantId: tenant }: ExportRow, reason: string): Promise<void> {
     const event = { kind: 'export.failed' as const, sub: id, tenant, reason }
     await this.#settle(event, (tx, now) => finishExport(tx, id, this.#holder, now, { reason }))
+  }
+
+  /** Of an erased tenant nothing can be read, stated or written any more; its erasure is stated. */
+  async #forget(row: ExportRow): Promise<void> {
+    await this.#parts.database.transaction(async (tx) => deleteExport(tx, row.id))
+    for (const { key } of row.parts) await this.#parts.objectStore.delete(key)
   }
 
   async #settle(event: AuditEvent, settle: Settle): Promise<void> {

@@ -398,7 +398,7 @@ class Verification {
       throw new Wrong('unsigned', `leaf ${index} is signed by a key that is not known`, index)
     if (!verifyJws(receiptHeader(kid), Buffer.from(bytes).toString('base64url'), signature, key.publicKey))
       throw new Wrong('unsigned', `the signature of leaf ${index} is not of its statement`, index)
-    const problem = stateProblem(key, Number(iat), index)
+    const problem = stateProblem(key, Number(iat), index, 'at once')
     if (problem !== undefined) throw new Wrong('unsigned', `leaf ${index}: ${problem}`, index)
     this.#signed += 1
   }
@@ -447,7 +447,7 @@ class Verification {
     if (!verifyJws(header, payload, signature, key.publicKey))
       throw new Wrong('unsigned', 'the signature of the manifest is not of these bytes')
     const claims = parseObject(bytes)
-    const problem = stateProblem(key, Number(claims?.iat), undefined)
+    const problem = stateProblem(key, Number(claims?.iat), undefined, 'at once')
     if (problem !== undefined) throw new Wrong('unsigned', `the manifest: ${problem}`)
     const { id, tenant, issuer } = this.#header
     if (claims?.sub !== id || claims.tenant !== tenant || claims.iss !== issuer)

@@ -9,7 +9,7 @@ import { hashLeaf, verifyInclusion } from '../log/tree.ts'
 import { canonicalizePayload, canonicalJson } from '../message/canonical.ts'
 import { decodeBase64url, sha256 } from '../message/digest.ts'
 import { type JsonObject, type JsonValue, parseJson, parsePayload } from '../message/json.ts'
-import { type Receipt, readReceipt } from './receipt.ts'
+import { aboutOf, type Receipt, readReceipt } from './receipt.ts'
 
 /** What a verifier brings. The keys come from outside the receipt: a receipt that brings its own proves nothing. */
 export interface TrustMaterial {
@@ -23,6 +23,8 @@ export interface TrustMaterial {
   readonly signatureHolds?: typeof verifyJws
   /** Expected `iss`. Undefined: any. */
   readonly issuer: string | undefined
+  /** How many witnesses must have cosigned the checkpoint. Undefined: none need, and no check is made of it. */
+  readonly quorum?: number | undefined
 }
 
 /** Opens a checkpoint of the one log trusted; throws NoteError, and nothing else, for anything but that. */
@@ -52,6 +54,7 @@ export type CheckName =
   | 'key_state'
   | 'payload_digest'
   | 'checkpoint_signature'
+  | 'cosignatures'
   | 'log_inclusion'
   | 'webhook_signature'
   | 'webhook_key_state'
@@ -75,10 +78,18 @@ export interface Verdict {
     readonly leafIndex: number
     readonly treeSize: number
     readonly rootHash: string
+    /** By those witnesses that the verifier knows, by name. */
+    readonly cosignatures: readonly { readonly witness: string; readonly cosignedAt: Date }[]
   }
   /** What was stated, once the signature holds. */
   readonly statement?: JsonObject
 }
+
+/** The part `log` of a verdict as it is answered and printed. */
+export const describeLog = ({ origin, leafIndex, treeSize, rootHash, cosignatures }: NonNullable<Verdict['log']>) => ({
+  ...{ origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash },
+  cosignatures: cosignatures.map(({ witness, cosignedAt }) => ({ witness, cosigned_at: cosignedAt.toISOString() })),
+})
 
 export interface WebhookTriple {
   /** The headers as received: webhook-id, webhook-timestamp, webhook-signature. */
@@ -139,7 +150,7 @@ function verifyReceipt(
 
   // The log speaks of the statement's bytes, so it is asked whatever the signature is worth.
   const { openCheckpoint: open } = trust
-  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, findings, note)
+  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, trust.quorum, findings, note)
 
   const key = trust.findKey(kid)
   if (!note('key_known', key ? undefined : `no key ${kid} is published`, `key ${kid}`) || key === undefined) return
@@ -151,12 +162,14 @@ function verifyReceipt(
 
   const statement = readStatement(bytes)
   const problem = typeof statement === 'string' ? statement : contradiction(receipt, statement, trust)
-  note('statement', problem, 'a statement of this issuer about this message')
+  note('statement', problem, 'a statement of this issuer about what the receipt names')
   if (typeof statement === 'string') return
   findings.statement = statement
   const { iat } = statement
-  if (typeof iat === 'number')
-    note('key_state', stateProblem(key, iat, findings.log?.leafIndex), 'the key was active when the statement was made')
+  if (typeof iat === 'number') {
+    const state = stateProblem(key, iat, findings.log?.leafIndex, 'message' in receipt ? 'at once' : 'when asked')
+    note('key_state', state, 'the key may sign for the time of the statement')
+  }
   if (payload !== undefined) verifyDigest(payload, statement, note)
 }
 
@@ -176,13 +189,27 @@ function readStatement(bytes: Buffer): JsonObject | string {
 function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMaterial): string | undefined {
   if (statement.v !== 1) return 'the statement is of an unknown version'
   if (typeof statement.iat !== 'number') return 'the statement has no time'
-  if (statement.sub !== receipt.message) return 'the receipt names another message than its statement'
+  if (statement.sub !== aboutOf(receipt)) return 'the receipt names another subject than its statement'
+  if ((statement.kind === 'message.accepted') !== 'message' in receipt)
+    return 'the receipt names another kind of subject'
   if (trust.issuer !== undefined && statement.iss !== trust.issuer) return `the statement is not by ${trust.issuer}`
   return undefined
 }
 
-/** A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead. */
-export function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefined): string | undefined {
+/**
+ * A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead.
+ *
+ * Acceptances are signed when they are stated. Other statements are signed when somebody asks for their receipt, by the
+ * key that is active then, which may have been activated long after. Such a late signature counts if and only if the
+ * proof shows the statement in the log: then the log vouches for when it was stated. Without the proof, whoever holds
+ * a new key could date anything back.
+ */
+export function stateProblem(
+  key: TrustedKey,
+  iatS: number,
+  leafIndex: number | undefined,
+  signed: 'at once' | 'when asked',
+): string | undefined {
   const leewayMs = 60_000
   const at = iatS * 1000
   if (key.revoked !== undefined) {
@@ -193,13 +220,16 @@ export function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | 
     }
   }
   if (key.validFrom === undefined) return 'the key has not signed anything yet'
-  if (at < key.validFrom.getTime() - leewayMs) return 'the statement is older than the key'
+  if (at < key.validFrom.getTime() - leewayMs) {
+    if (signed === 'at once') return 'the statement is older than the key'
+    if (leafIndex === undefined) return 'the statement is older than the key, and nothing proves that it is in the log'
+  }
   if (key.validUntil !== undefined && at > key.validUntil.getTime() + leewayMs)
     return 'the key had stopped signing by then'
   return undefined
 }
 
-/** The payload may be given as posted or as forwarded; both have the same canonical form. */
+/** The payload may be given as posted or as forwarded. Both have the same canonical form, or are the same bytes. */
 function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): void {
   const stated = statement.payload
   if (typeof stated !== 'object' || stated === null || Array.isArray(stated)) {
@@ -207,6 +237,14 @@ function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): v
   }
   const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean =>
     sha256(bytes).toString('base64url') === digest
+  const { canonicalization } = stated
+  if (canonicalization === 'none') {
+    const problem = same(payload, stated.sha256) ? undefined : 'these are other bytes than the ones stated'
+    return void note('payload_digest', problem, 'these are the exact bytes posted')
+  }
+  if (canonicalization !== undefined) {
+    return void note('payload_digest', 'the payload is stated in a canonical form unknown to this verifier', '')
+  }
   if (same(payload, stated.sha256)) return void note('payload_digest', undefined, 'these are the canonical bytes')
   if (same(payload, stated.received_sha256))
     return void note('payload_digest', undefined, 'these are the bytes received')
@@ -224,6 +262,7 @@ function verifyLogged(
   text: string,
   statement: Uint8Array,
   open: CheckpointOpener,
+  quorum: number | undefined,
   findings: Findings,
   note: Note,
 ): void {
@@ -237,13 +276,20 @@ function verifyLogged(
     return void note('checkpoint_signature', `the checkpoint does not verify: ${error.reason}`, '')
   }
   note('checkpoint_signature', undefined, `checkpoint of ${checkpoint.origin} at ${checkpoint.treeSize}`)
+  const cosignatures = checkpoint.verified.flatMap(({ name, cosignedAt }) =>
+    cosignedAt === undefined ? [] : [{ witness: name, cosignedAt }],
+  )
+  if (quorum !== undefined) {
+    const found = `${cosignatures.length} of the witnesses given cosigned the checkpoint`
+    note('cosignatures', cosignatures.length < quorum ? `${found}, ${quorum} must` : undefined, found)
+  }
   const { leafIndex } = proof
   const { origin, treeSize, rootHash } = checkpoint
   const leafHash = hashLeaf(sha256(statement))
   const included = verifyInclusion({ leafHash, leafIndex, treeSize, proof: proof.proof, rootHash })
   const problem = included ? undefined : 'the statement is not at this place in the log'
   if (note('log_inclusion', problem, `leaf ${leafIndex} of ${treeSize}`)) {
-    findings.log = { origin, leafIndex, treeSize, rootHash: Buffer.from(rootHash).toString('base64') }
+    findings.log = { origin, leafIndex, treeSize, rootHash: Buffer.from(rootHash).toString('base64'), cosignatures }
   }
 }
 
@@ -275,11 +321,11 @@ function verifyWebhook(
     .keys()
     .filter((key) => signatures.some((signature) => verify(null, input, key.publicKey, signature)))
   // In an overlap two keys may have signed. The one that was active vouches; the other is for who has pinned it.
-  const signer = signers.find((key) => stateProblem(key, timestampS, undefined) === undefined) ?? signers[0]
+  const signer = signers.find((key) => stateProblem(key, timestampS, undefined, 'at once') === undefined) ?? signers[0]
   if (signer === undefined)
     return void add('webhook_signature', false, 'no published key made this signature over these bytes')
   add('webhook_signature', true, `signed by key ${signer.kid}`)
   findings.key ??= { kid: signer.kid }
-  const problem = stateProblem(signer, timestampS, undefined)
+  const problem = stateProblem(signer, timestampS, undefined, 'at once')
   add('webhook_key_state', problem === undefined, problem ?? 'the key was active when the request was signed')
 }

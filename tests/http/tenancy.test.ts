@@ -11,8 +11,16 @@ const rights = `
   POST   /v1/tenants                               admin
   GET    /v1/tenants                               admin
   GET    /v1/tenants/{tenant}                      admin tenant
+  PATCH  /v1/tenants/{tenant}                      admin
+  DELETE /v1/tenants/{tenant}                      admin
   POST   /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources              admin tenant
+  GET    /v1/tenants/{tenant}/sources/{source}     admin tenant
+  PATCH  /v1/tenants/{tenant}/sources/{source}     admin tenant
+  DELETE /v1/tenants/{tenant}/sources/{source}     admin tenant
+  POST   /v1/tenants/{tenant}/sources/{source}/urls admin tenant
+  GET    /v1/tenants/{tenant}/sources/{source}/urls admin tenant
+  DELETE /v1/tenants/{tenant}/sources/{source}/urls/{url} admin tenant
   POST   /v1/tenants/{tenant}/endpoints            admin tenant
   GET    /v1/tenants/{tenant}/endpoints            admin tenant
   GET    /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
@@ -31,17 +39,24 @@ const rights = `
   GET    /v1/tenants/{tenant}/exports/{export}/file admin tenant export
   DELETE /v1/tenants/{tenant}/exports/{export}     admin tenant export
   POST   /v1/sources/{source}/messages             ingest
+  POST   /in/{token}                               ingest
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /v1/statements/{index}/receipt            admin tenant
+  GET    /v1/tenants/{tenant}/audit                admin tenant export
+  GET    /v1/audit                                 admin
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
+  GET    /v1/retention                             everyone
   GET    /v1/keys                                  everyone
   GET    /v1/keys/plan                             admin
   POST   /v1/keys/rotate                           admin
   POST   /v1/keys/{kid}/revoke                     admin
   GET    /.well-known/jwks.json                    everyone
   GET    /.well-known/http-message-signatures-directory everyone
+  GET    /v1/log/inclusion                         everyone
+  GET    /v1/log/consistency                       everyone
   GET    /log/checkpoint                           everyone
   GET    /log/vkey                                 everyone
   GET    /log/tile/{path}                          everyone
@@ -58,11 +73,17 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'endpoint' | 'export' | 'key' | 'message' | 'kid' | 'path', string>
+type Names = Record<
+  'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'export' | 'key' | 'message' | 'index' | 'kid' | 'path',
+  string
+>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
+  'PATCH /v1/tenants/{tenant}': () => ({ retention: { payload_days: 60 } }),
   'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
+  'PATCH /v1/tenants/{tenant}/sources/{source}': () => ({ name: 'renamed' }),
+  'POST /in/{token}': () => ({ posted: true }),
   'POST /v1/tenants/{tenant}/endpoints': () => ({ url: receiver.url }),
   'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
   'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
@@ -72,6 +93,12 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/verify': () => ({ receipt: {} }),
   'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
   'POST /v1/keys/{kid}/revoke': () => ({ reason: 'lost', from: relay.clock.now().toISOString() }),
+}
+
+/** What a path that asks a question needs beside it. */
+const queries: Record<string, string> = {
+  '/v1/log/inclusion': '/v1/log/inclusion?index=0',
+  '/v1/log/consistency': '/v1/log/consistency?from=1',
 }
 
 interface Furnished extends TestTenant {
@@ -110,7 +137,7 @@ for (const route of routes) {
     const { tenantKey, ingestKey, exportKey } = acme
     const keys = { admin: adminKey, tenant: tenantKey, ingest: ingestKey, export: exportKey, nobody: null }
     for (const [role, key] of Object.entries(keys)) {
-      const { status } = await ask(route, await freshNames(acme, route.path), key)
+      const { status } = await ask(route, await freshNames(acme, route), key)
       const allowed = route.who.includes(role) || route.who.includes('everyone')
       if (allowed) expect(status, role).toBeLessThan(300)
       else expect(status, role).toBe(key === null ? 401 : 403)
@@ -149,11 +176,11 @@ test('no answer to a stranger holds an id, a name, a URL or a word of the payloa
   const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
   const deliveries = body.data.map(({ id }) => id)
   expect(deliveries).toHaveLength(1)
-  const { path: _, kid: __, ...ids } = acme.names
+  const { path: _, kid: __, index: ___, ...ids } = acme.names
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
     for (const route of routes) {
-      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route.path)]) {
+      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route)]) {
         const { text } = await ask(route, names, key)
         for (const secret of secrets) expect(text, `${route.name} with ${key}`).not.toContain(secret)
       }
@@ -235,35 +262,54 @@ async function furnish(name: string): Promise<Furnished> {
   const made = await makeKey(tenant.id, { name: `${name} export`, role: 'export' })
   const revoked = await makeKey(tenant.id, { name: `${name} leaver`, role: 'tenant' })
   await relay.call('DELETE', `/v1/tenants/${tenant.id}/api-keys/${revoked.id}`)
+  const { source } = tenant
+  const { id: url, url: href } = await makeUrl(tenant.id, source)
+  const token = href.split('/').at(-1) ?? ''
   const { id: finished } = await makeExport(relay, tenant.id)
   const names = {
     tenant: tenant.id,
-    source: tenant.source,
+    source,
+    url,
+    token,
     endpoint,
     export: finished,
     key: made.id,
     message: body.message,
   }
+  const { index } = (await relay.readAudit(tenant, { kind: 'message.accepted' }))[0] ?? {}
   const kid = await publishedKid()
-  return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+  return {
+    ...tenant,
+    names: { ...names, index: String(index), kid, path: 'entries/000.p/1' },
+    exportKey: made.key,
+    revokedKey: revoked.key,
+  }
 }
 
 const makeKey = (tenant: string, wish: object) =>
   relay.make<{ id: string; key: string }>(`/v1/tenants/${tenant}/api-keys`, wish)
+
+const makeUrl = (tenant: string, source: string) =>
+  relay.make<{ id: string; url: string }>(`/v1/tenants/${tenant}/sources/${source}/urls`, undefined)
 
 async function publishedKid(): Promise<string> {
   const { body } = await relay.call<{ keys: { kid: string }[] }>('GET', '/.well-known/jwks.json', { key: null })
   return body.keys.at(-1)?.kid ?? ''
 }
 
-/** The tenant's names, with an endpoint or a key that may be lost. */
-async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
+/** The tenant's names, with a source, an endpoint or a key that may be lost, or another tenant altogether. */
+async function freshNames({ id, names }: Furnished, { method, path }: (typeof routes)[0]): Promise<Names> {
+  if (method === 'DELETE' && path.endsWith('{tenant}')) return { ...names, tenant: (await relay.makeTenant()).id }
   if (path.includes('{endpoint}')) {
     const wish = { url: receiver.url, signatures: { hmac: true } }
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
     return { ...names, endpoint }
   }
   if (path.includes('{export}')) return { ...names, export: (await makeExport(relay, id)).id }
+  if (path.includes('/sources/{source}') && path.includes('{tenant}')) {
+    const { id: source } = await relay.make(`/v1/tenants/${id}/sources`, { name: 'spare' })
+    return { ...names, source, url: (await makeUrl(id, source)).id }
+  }
   if (path.includes('{kid}')) return { ...names, kid: await publishedKid() }
   if (path.includes('{key}')) return { ...names, key: (await makeKey(id, { name: 'spare', role: 'export' })).id }
   return names
@@ -272,6 +318,7 @@ async function freshNames({ id, names }: Furnished, path: string): Promise<Names
 const prefixes: Record<string, string> = {
   tenant: 'ten',
   source: 'src',
+  url: 'url',
   endpoint: 'ep',
   key: 'key',
   message: 'msg',
@@ -285,7 +332,7 @@ const namesMoreThanItsTenant = ({ name }: { name: string }): boolean =>
 
 async function ask({ method, path }: { method: string; path: string }, names: Names, key: string | null) {
   const body = bodies[`${method} ${path}`]?.(names)
-  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
+  const url = relay.url + (queries[path] ?? path).replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
   const headers = {
     ...(key !== null && { authorization: `Bearer ${key}` }),
     ...(body !== undefined && { 'content-type': 'application/json' }),
@@ -293,8 +340,9 @@ async function ask({ method, path }: { method: string; path: string }, names: Na
   return readAnswer(await fetch(url, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) }))
 }
 
-/** All that a client can see but the time. */
+/** All that a client can see but the time and the number of its call. */
 async function readAnswer(response: Response) {
-  const { date: _, ...headers } = Object.fromEntries(response.headers)
-  return { status: response.status, headers, text: await response.text() }
+  const { date: _, 'x-request-id': id = '', ...headers } = Object.fromEntries(response.headers)
+  expect(id).toMatch(/^req_/)
+  return { status: response.status, headers, text: (await response.text()).replace(id, '') }
 }

@@ -2,7 +2,7 @@ import { createCipheriv, createDecipheriv, createHash, generateKeyPairSync, rand
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { parseArgs } from 'node:util'
-import { refusedSignature, region, signingEnvironment } from './sigv4.ts'
+import { dateHeader, refusedSignature, region, signingEnvironment } from './sigv4.ts'
 
 /**
  * A server of ours that speaks the JSON 1.1 protocol of AWS KMS, as far as a key wrapper needs it. Its ciphertexts are
@@ -181,12 +181,12 @@ function takeFault(switches: KmsSwitches): Fault['kind'] | undefined {
 
 function send(response: ServerResponse, status: number, answer: object, fault: WireFault | undefined): void {
   const text = JSON.stringify(answer)
-  const headers = { 'content-type': 'application/x-amz-json-1.1', 'x-amzn-requestid': randomUUID() }
+  const headers = { 'content-type': 'application/x-amz-json-1.1', 'x-amzn-requestid': randomUUID(), ...dateHeader() }
   switch (fault) {
     case 'silent':
       return
     case 'error page':
-      response.writeHead(500, { 'content-type': 'text/html' }).end('<!doctype html><title>500</title>')
+      response.writeHead(500, { 'content-type': 'text/html', ...dateHeader() }).end('<!doctype html><title>500</title>')
       return
     case 'garbled':
       // The last value loses its first quote, so that a JSON parser quotes the value when it complains.

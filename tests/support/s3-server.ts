@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { crc32 } from 'node:zlib'
-import { refusedSignature, signingEnvironment } from './sigv4.ts'
+import { dateHeader, refusedSignature, signingEnvironment } from './sigv4.ts'
 
 /**
  * A server of ours that speaks the REST protocol of AWS S3, as far as an object store needs it: one bucket with versions
@@ -221,7 +221,12 @@ function takeFault(switches: S3Switches, operation: string): Fault['kind'] | und
 
 function send(response: ServerResponse, answer: Answer, isHead: boolean, fault: WireFault | undefined): void {
   const body = Buffer.from(answer.body ?? '')
-  const headers = { 'x-amz-request-id': randomUUID(), 'content-length': body.length, ...answer.headers }
+  const headers = {
+    'x-amz-request-id': randomUUID(),
+    'content-length': body.length,
+    ...dateHeader(),
+    ...answer.headers,
+  }
   switch (fault) {
     case 'cut after':
       response.destroy()

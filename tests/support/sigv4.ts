@@ -12,6 +12,9 @@ export const signingEnvironment = {
   AWS_SECRET_ACCESS_KEY: credentials.secretAccessKey,
 }
 
+/** For every answer: the SDK corrects its clock by this header, and Node's own would not move with a test's clock. */
+export const dateHeader = () => ({ date: new Date().toUTCString() })
+
 /**
  * Verifies the signature of a request as AWS does (Signature Version 4), and that it covers the headers in `needed`.
  * Returns the name of what AWS would refuse, or undefined.
