@@ -35,7 +35,11 @@ beforeAll(async () => {
   rival = await relay.makeTenant('Rival')
   folder = await mkdtemp(join(tmpdir(), 'countersign-export-'))
   await Promise.all(Array.from({ length: 40 }, (_, order) => relay.post(acme, { order })))
-  await append(900, (number) => (number < 250 || number % 40 === 0 ? acme : rival))
+  await append(250, () => acme)
+  for (let i = 0; i < 16; i++) {
+    await append(40, () => rival)
+    await append(1, () => acme)
+  }
   await Promise.all(Array.from({ length: 8 }, (_, order) => relay.post(acme, { late: order })))
   lines = linesOf(await exported(relay, acme.id))
   rivals = linesOf(await exported(relay, rival.id))

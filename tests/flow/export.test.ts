@@ -211,6 +211,15 @@ test('a deleted export is gone, with its parts', async () => {
   }
 })
 
+test('of an erased tenant no export can be read, written or asked for', async () => {
+  const tenant = await relay.makeTenant('Leaver')
+  const { id } = await makeExport(relay, tenant.id)
+  expect((await relay.call('DELETE', `/v1/tenants/${tenant.id}`)).status).toBe(200)
+  const path = `/v1/tenants/${tenant.id}/exports`
+  expect((await relay.call('GET', `${path}/${id}/file`)).body).toMatchObject({ status: 410, code: 'tenant_erased' })
+  expect((await relay.call('POST', path, { body: {} })).body).toMatchObject({ status: 410, code: 'tenant_erased' })
+})
+
 test('what is stored of an export says nothing to who reads the store', async () => {
   if (!(objectsIn === 'fs')) return
   const { id } = await makeExport(relay, acme.id, { compression: 'gzip' })
