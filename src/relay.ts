@@ -13,15 +13,16 @@ import { Keyring, signWith } from './keyring/keyring.ts'
 import { rotationDue } from './keyring/lifecycle.ts'
 import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
-import { type KeyPurpose, keyState } from './keyring/store.ts'
+import { type KeyPurpose, type KeyRecord, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
-import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
+import { CheckpointPublisher } from './log/publication.ts'
 import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
+import { checkBeforeAppending } from './log/start-check.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { canonicalJson } from './message/canonical.ts'
@@ -219,7 +220,7 @@ export class Relay {
 
   /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
   get vkeys(): string[] {
-    return vkeysOf(this.keyring, this.origin)
+    return vkeysOf(unrevoked(this.keyring), this.origin)
   }
 
   tile(level: number, index: number, width: number): Promise<Uint8Array | undefined> {
@@ -353,15 +354,20 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const trustedLog = logTrust(keyring, origin)
-  const current = await findHead(database)
-  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, trustedLog())
+  const trustedLog = logTrust(() => unrevoked(keyring), origin)
+  // A checkpoint by a key that was revoked since was published all the same.
+  const everTrusted = logTrust(() => keyring.history, origin)
+  const { head: current, published } = await checkBeforeAppending(database, objectStore, everTrusted())
 
-  const publisher = new CheckpointPublisher(objectStore, logger)
-  if (current !== undefined) {
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
+  const publisher = new CheckpointPublisher({
+    ...{ store: objectStore, database, clock, logger },
+    trust: everTrusted,
+    vkeys: () => vkeysOf(unrevoked(keyring), origin),
+    publishedSize: published?.treeSize ?? 0,
+    onBroken: (error) => sequencer.halt(error),
+  })
+  publisher.publish(current.checkpoint)
+  observer.treeGrew(current.treeSize)
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -413,20 +419,20 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
 }
 
 /** The log and its keys as they are now: a rotation adds one. */
-function logTrust(keyring: Keyring, origin: string): () => LogTrust {
+function logTrust(keys: () => readonly KeyRecord[], origin: string): () => LogTrust {
   let latest: { vkeys: string; trust: LogTrust } | undefined
   return () => {
-    const lines = vkeysOf(keyring, origin)
+    const lines = vkeysOf(keys(), origin)
     const vkeys = lines.join()
     if (latest?.vkeys !== vkeys) latest = { vkeys, trust: { origin, vkeys: lines.map(parseVerifierKey) } }
     return latest.trust
   }
 }
 
-const vkeysOf = (keyring: Keyring, origin: string): string[] =>
-  keyring.history
-    .filter((key) => key.purpose === 'log' && key.revokedAt === null)
-    .map((key) => makeVerifierKey(origin, key.publicKey))
+const unrevoked = (keyring: Keyring): KeyRecord[] => keyring.history.filter((key) => key.revokedAt === null)
+
+const vkeysOf = (keys: readonly KeyRecord[], origin: string): string[] =>
+  keys.filter((key) => key.purpose === 'log').map((key) => makeVerifierKey(origin, key.publicKey))
 
 /** The keyring as a verifier sees it: payload keys, each with the time in which it signed. */
 function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: CheckpointOpener): TrustMaterial {

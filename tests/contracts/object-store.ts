@@ -48,11 +48,59 @@ export function objectStoreContract(name: string, open: () => ObjectStore): void
       expect(await open().find('log/tile/0/x001/067.p/12')).toEqual(bytes('tile'))
     })
 
+    it('puts where nothing is, and leaves alone what is there', async () => {
+      expect(await open().putIfAbsent('once/first', bytes('first'))).toBe('stored')
+      expect(await open().putIfAbsent('once/first', bytes('second'))).toBe('exists')
+      expect(await open().find('once/first')).toEqual(bytes('first'))
+    })
+
+    it('lets one of many that put where nothing is at the same moment', async () => {
+      const store = open()
+      const puts = Array.from({ length: 8 }, (_, i) => store.putIfAbsent('once/raced', Uint8Array.of(i)))
+      const outcomes = await Promise.all(puts)
+      expect(outcomes.filter((outcome) => outcome === 'stored')).toHaveLength(1)
+      expect(await store.find('once/raced')).toEqual(Uint8Array.of(outcomes.indexOf('stored')))
+    })
+
+    it('takes objects that are to be retained', async () => {
+      const retainUntil = new Date(Date.now() + 60_000)
+      expect(await open().putIfAbsent('retained/once', bytes('kept'), { retainUntil })).toBe('stored')
+      expect(await open().putIfAbsent('retained/once', bytes('other'), { retainUntil })).toBe('exists')
+      expect(await open().find('retained/once')).toEqual(bytes('kept'))
+    })
+
+    it('lists keys in the order of their bytes, from anywhere on', async () => {
+      const store = open()
+      const keys = [
+        'listed/a-b',
+        'listed/a/b',
+        'listed/a/c/d',
+        'listed/a0',
+        'listed/b',
+        'listed/b.p/1',
+        'listed/b.p/12',
+      ]
+      for (const key of [...keys].reverse()) await store.put(key, bytes(key))
+      const list = async (prefix: string, after?: string) => {
+        const found: string[] = []
+        for await (const key of store.list(prefix, after)) found.push(key)
+        return found
+      }
+      expect(await list('listed/')).toEqual(keys)
+      expect(await list('listed/a')).toEqual(keys.slice(0, 4))
+      expect(await list('listed/a/')).toEqual(keys.slice(1, 3))
+      expect(await list('listed/none')).toEqual([])
+      expect(await list('nowhere/at/all')).toEqual([])
+      for (const [i, key] of keys.entries()) expect(await list('listed/', key), key).toEqual(keys.slice(i + 1))
+      expect(await list('listed/', 'listed/a/c')).toEqual(keys.slice(2))
+    })
+
     it.each([
       ...['', '/', '/etc/passwd', 'a/', 'a//b', '.', '..', '../a', 'a/..', 'a/../b', 'a/./b', './a', '.hidden', 'A'],
       ...['a b', 'a\\b', 'a\0b', 'ä', 'a\n', 'a.b', 'a/%2e%2e', `a/${'b'.repeat(600)}`],
     ])('refuses the key %j', async (key) => {
       await expect(open().put(key, bytes('x'))).rejects.toThrow(TypeError)
+      await expect(open().putIfAbsent(key, bytes('x'))).rejects.toThrow(TypeError)
       await expect(open().find(key)).rejects.toThrow(TypeError)
     })
   })
