@@ -1,9 +1,10 @@
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
 import { checkDurability, openDatabase } from './adapters/database.ts'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
+import { type EmbeddedPostgres, findRunningPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
@@ -16,7 +17,9 @@ import { OperatorError } from './errors.ts'
 import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
 import { systemClock } from './ports/clock.ts'
+import type { Database } from './ports/database.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
+import type { ObjectStore } from './ports/object-store.ts'
 import { firstStartLock, Relay } from './relay.ts'
 import { parseApiKey } from './tenant/api-key.ts'
 import { findApiKey, listApiKeys } from './tenant/store.ts'
@@ -91,7 +94,7 @@ export async function openRelay(
   const adapters = {
     database,
     wrapper,
-    objectStore: new FsObjectStore(join(config.dataDir, 'objects')),
+    objectStore: await openObjectStore(config),
     clock: systemClock,
     random: Math.random,
     logger,
@@ -116,11 +119,32 @@ export async function openRelay(
   return { relay, database, metrics }
 }
 
+/** The database of a relay that may be running, to look at: nothing is made or migrated. */
+export async function openExisting(config: Config, ending: Ending): Promise<Database> {
+  const logger = pino({ level: 'silent' }) // who looks says what is wrong
+  const connection = config.databaseUrl ? { connectionString: config.databaseUrl } : await joinPostgres(config, ending)
+  const database = openDatabase({ connection, poolSize: 1, logger })
+  ending.push(() => database.close())
+  return database
+
+  /** The server that a relay runs on this folder; without one, our own until the end. */
+  async function joinPostgres({ dataDir }: Config, ending: Ending) {
+    if (!existsSync(join(dataDir, 'postgres'))) {
+      throw new ConfigError(`there is no database in ${dataDir}: check DATA_DIR and DATABASE_URL`)
+    }
+    const running = await findRunningPostgres(dataDir)
+    return running ?? (await startPostgres(config, logger, ending, () => {}))
+  }
+}
+
+export const openObjectStore = async ({ dataDir }: Config): Promise<ObjectStore> =>
+  new FsObjectStore(join(dataDir, 'objects'))
+
 /** The wrapper of this name. Rejects if it cannot be used: a relay without its keys must not start. */
 export async function openKeyWrapper(
   name: Config['keyWrapper'],
   config: Config,
-  logger: pino.Logger,
+  logger: pino.Logger = pino({ level: 'silent' }),
 ): Promise<KeyWrapper> {
   switch (name) {
     case 'local':

@@ -48,20 +48,26 @@ export async function findPublished(store: ObjectStore, key: string, trust: LogT
 
 /**
  * The newest checkpoint that was published, or undefined if none was. `latest` alone would not do: a process may have
- * died before it wrote that, or a slower one have written over it. So the numbers behind it are looked at as well, by
- * bisection: also without `latest`, a few dozen requests find the newest of millions.
+ * died before it wrote that, or a slower one have written over it.
  */
 export async function newestPublished(store: ObjectStore, trust: LogTrust): Promise<Published | undefined> {
   const latest = await findPublished(store, latestKey, trust)
-  let known = latest?.treeSize ?? -1
-  let reach = 0 // doubles as long as something is found, so that one request tells that nothing is newer
+  const treeSize = await newestSize(store, latest?.treeSize)
+  return treeSize === latest?.treeSize ? latest : findPublished(store, checkpointKey(treeSize ?? 0), trust)
+}
+
+/** The size of the newest numbered checkpoint, or `atLeast` if none is larger. By bisection: one request tells that nothing
+ *  is newer, and a few dozen find the newest of millions without any hint. */
+export async function newestSize(store: ObjectStore, atLeast?: number): Promise<number | undefined> {
+  let known = atLeast ?? -1
+  let reach = 0 // doubles as long as something is found
   for (let none = Number.MAX_SAFE_INTEGER; known < none; ) {
     const behind = known + Math.min(reach, Math.floor((none - known) / 2))
     const next = await firstBehind(store, behind)
     if (next === undefined) none = behind
     else [known, reach] = [next, 2 * reach + 1]
   }
-  return known === (latest?.treeSize ?? -1) ? latest : findPublished(store, checkpointKey(known), trust)
+  return known < 0 ? undefined : known
 }
 
 /** The sizes of the checkpoints published, smallest first. */

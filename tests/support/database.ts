@@ -17,11 +17,12 @@ export interface TestDatabase {
   drop(): Promise<void>
 }
 
-/** A fresh database with our schema, for one test file: call in `beforeAll`, and `drop` in `afterAll`. */
-export async function createTestDatabase(): Promise<TestDatabase> {
+/** A fresh database with our schema, for one test file: call in `beforeAll`, and `drop` in `afterAll`. Or a copy of another,
+ *  to which no connection may be open. */
+export async function createTestDatabase(template = inject('templateDatabase')): Promise<TestDatabase> {
   const server = inject('postgres')
   const name = `test_${randomBytes(6).toString('hex')}`
-  await administer(server, `create database ${name} template ${inject('templateDatabase')}`)
+  await administer(server, `create database ${name} template ${template}`)
   const connection = { ...server, database: name }
   const database = openDatabase({ connection, poolSize: 8, logger: silentLogger })
   return {

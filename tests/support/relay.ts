@@ -43,7 +43,7 @@ let kms: Promise<KmsServer> | undefined
 export const kmsServer = (): Promise<KmsServer> | undefined => kms
 
 /** The wrapper under test: a key file in the folder, or the AWS adapter against a server that speaks the protocol. */
-async function openWrapper(folder: string): Promise<KeyWrapper> {
+export async function openWrapper(folder: string): Promise<KeyWrapper> {
   if (keyWrapper === 'local') return openLocalKeyWrapper(join(folder, 'wrapping-key'))
   kms ??= startKmsServer()
   const { keyId, environment } = await kms
@@ -90,7 +90,11 @@ export class TestRelay {
     this.clock = clock
   }
 
-  static async start(options: Partial<RelayOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+  /** `beside` shares the database and folder of another, which may be stopped, or copies of them. */
+  static async start(
+    options: Partial<RelayOptions> = {},
+    beside?: Pick<TestRelay, 'database' | 'folder' | 'clock'>,
+  ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
     const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
