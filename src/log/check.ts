@@ -11,7 +11,7 @@
  */
 import type { ObjectStore } from '../ports/object-store.ts'
 import { DatabaseCopies, type DatabaseParts } from './check/database-copies.ts'
-import type { Finding, Tell } from './check/finding.ts'
+import { compareFindings, type Finding, type Tell } from './check/finding.ts'
 import { ObjectCopies } from './check/object-copies.ts'
 import { type CopyKeeper, type NamedCheckpoint, rebuild } from './check/rebuild.ts'
 import { type LogTrust, openCheckpoint } from './checkpoint.ts'
@@ -86,9 +86,7 @@ export async function checkLog(parts: CheckParts): Promise<CheckReport> {
   }
   await rebuild(keepers, counted(), treeSize, tell, (leaves) => onProgress(leaves, treeSize))
   await rows?.checkSurplus(tell)
-  findings.sort(
-    (one, other) => (one.leafIndex ?? Number.POSITIVE_INFINITY) - (other.leafIndex ?? Number.POSITIVE_INFINITY),
-  )
+  findings.sort(compareFindings)
   return { findings, furtherFindings: further, leaves: treeSize, checkpoints, unopened: rows?.unopened ?? 0 }
 }
 

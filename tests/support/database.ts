@@ -18,11 +18,11 @@ export interface TestDatabase {
 }
 
 /** A fresh database with our schema, for one test file: call in `beforeAll`, and `drop` in `afterAll`. Or a copy of another,
- *  to which no connection may be open. */
+ *  whose connections are ended for that. */
 export async function createTestDatabase(template = inject('templateDatabase')): Promise<TestDatabase> {
   const server = inject('postgres')
   const name = `test_${randomBytes(6).toString('hex')}`
-  await administer(server, `create database ${name} template ${template}`)
+  await administer(server, `create database ${name} template ${template}`, template)
   const connection = { ...server, database: name }
   const database = openDatabase({ connection, poolSize: 8, logger: silentLogger })
   return {
@@ -39,9 +39,13 @@ export async function createTestDatabase(template = inject('templateDatabase')):
 
 export const silentLogger = pino({ level: 'silent' })
 
-async function administer(server: ServerConnection, statement: string) {
+/** PostgreSQL copies only a database that nobody is connected to. */
+const endConnections = `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`
+
+async function administer(server: ServerConnection, statement: string, alone?: string) {
   const session = await openSession(server)
   try {
+    if (alone !== undefined) await session.query(endConnections, [alone])
     await session.query(statement)
   } finally {
     await session.close()
