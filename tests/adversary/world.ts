@@ -1,5 +1,4 @@
-import { cp, mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { openSession } from '../../src/adapters/database.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
@@ -17,14 +16,9 @@ import { type FullTile, hashLeaf, TreeEdge, verifyInclusion } from '../../src/lo
 import { canonicalJson } from '../../src/message/canonical.ts'
 import type { Param } from '../../src/ports/database.ts'
 import type { Receipt } from '../../src/receipt/receipt.ts'
-import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import type { TestDatabase } from '../support/database.ts'
 import { openWrapper, TestRelay } from '../support/relay.ts'
-
-/** A relay that has stopped: what its operator has in hand. */
-interface Remains {
-  readonly database: TestDatabase
-  readonly folder: string
-}
+import { copyOf, type Remains, remove } from '../support/remains.ts'
 
 /** What happened before anybody did wrong: a log of some 600 leaves in two parts, the second of this week. */
 export class Past {
@@ -227,14 +221,3 @@ const updateTile = ({ level, index, hashes, rootHash }: FullTile) =>
     hashes,
     rootHash,
   ] as const
-
-async function copyOf({ database, folder }: Remains): Promise<Remains> {
-  const copied = await mkdtemp(join(tmpdir(), 'countersign-copy-'))
-  await cp(folder, copied, { recursive: true })
-  return { database: await createTestDatabase(database.connection.database), folder: copied }
-}
-
-async function remove({ database, folder }: Remains): Promise<void> {
-  await database.drop()
-  await rm(folder, { recursive: true, force: true })
-}

@@ -17,6 +17,7 @@ import { sha256 } from '../../src/message/digest.ts'
 import type { Clock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
+import type { ObjectStore } from '../../src/ports/object-store.ts'
 import type { Receipt } from '../../src/receipt/receipt.ts'
 import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
@@ -94,23 +95,24 @@ export class TestRelay {
   static async start(
     options: Partial<RelayOptions> = {},
     beside?: Pick<TestRelay, 'database' | 'folder' | 'clock'>,
+    objectStore?: ObjectStore,
   ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
     const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
-    await relay.open()
+    await relay.open(undefined, objectStore)
     return relay
   }
 
-  /** `database` lets a test put something between the relay and its database. */
-  async open(database: Database = this.database.database): Promise<void> {
+  /** Lets a test put something between the relay and its database, or its object store. */
+  async open(database: Database = this.database.database, objectStore: ObjectStore = this.objects): Promise<void> {
     const { clock, folder } = this
     const metrics = createMetrics()
     this.relay = await Relay.open(
       {
         database,
         wrapper: await openWrapper(folder),
-        objectStore: new FsObjectStore(join(folder, 'objects')),
+        objectStore,
         clock,
         random: () => 0.5,
         logger: silentLogger,
@@ -135,6 +137,10 @@ export class TestRelay {
     this.relay.start()
     this.url = `http://127.0.0.1:${(this.server.server.address() as AddressInfo).port}`
     this.#running = true
+  }
+
+  get objects(): ObjectStore {
+    return new FsObjectStore(join(this.folder, 'objects'))
   }
 
   async close(): Promise<void> {
