@@ -119,22 +119,19 @@ export async function openRelay(
   return { relay, database, metrics }
 }
 
-/** The database of a relay that may be running, to look at: nothing is made or migrated. */
+/** The database of a relay that may be running, to look at: nothing is made or migrated, and nothing said. */
 export async function openExisting(config: Config, ending: Ending): Promise<Database> {
-  const logger = pino({ level: 'silent' }) // who looks says what is wrong
-  const connection = config.databaseUrl ? { connectionString: config.databaseUrl } : await joinPostgres(config, ending)
+  const logger = pino({ level: 'silent' })
+  const { databaseUrl, dataDir } = config
+  if (databaseUrl === undefined && !existsSync(join(dataDir, 'postgres'))) {
+    throw new ConfigError(`there is no database in ${dataDir}: check DATA_DIR and DATABASE_URL`)
+  }
+  const connection = databaseUrl
+    ? { connectionString: databaseUrl }
+    : ((await findRunningPostgres(dataDir)) ?? (await startPostgres(config, logger, ending, () => {})))
   const database = openDatabase({ connection, poolSize: 1, logger })
   ending.push(() => database.close())
   return database
-
-  /** The server that a relay runs on this folder; without one, our own until the end. */
-  async function joinPostgres({ dataDir }: Config, ending: Ending) {
-    if (!existsSync(join(dataDir, 'postgres'))) {
-      throw new ConfigError(`there is no database in ${dataDir}: check DATA_DIR and DATABASE_URL`)
-    }
-    const running = await findRunningPostgres(dataDir)
-    return running ?? (await startPostgres(config, logger, ending, () => {}))
-  }
 }
 
 export const openObjectStore = async ({ dataDir }: Config): Promise<ObjectStore> =>

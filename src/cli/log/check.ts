@@ -14,7 +14,7 @@ import { newestSize, vkeyKey } from '../../log/published.ts'
 import { findHead } from '../../log/store.ts'
 import { parseProof } from '../../log/tlog-proof.ts'
 import { type Ending, openExisting, openKeyWrapper, openObjectStore } from '../../main.ts'
-import type { Tx } from '../../ports/database.ts'
+import { DatabaseUnavailable, type Tx } from '../../ports/database.ts'
 import { readReceipt } from '../../receipt/receipt.ts'
 import { CommandError } from '../command.ts'
 import { bar, showProgress } from '../demo/progress.ts'
@@ -43,7 +43,8 @@ export async function checkWholeLog(options: LogCheckOptions, env: NodeJS.Proces
     process.stdout.write(options.json ? `${JSON.stringify(wireForm(report))}\n` : tell(report, isPinned))
     return report.findings.length === 0 ? 0 : 1
   } catch (error) {
-    throw error instanceof OperatorError ? new CommandError(error.message) : error
+    const isForeseen = error instanceof OperatorError || error instanceof DatabaseUnavailable
+    throw isForeseen ? new CommandError(error.message) : error
   } finally {
     for (const end of ending.reverse()) await end().catch(() => {})
   }
