@@ -3,7 +3,9 @@ import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
+import { Notices } from './delivery/notices.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { type Audience, everyone } from './delivery/subscription.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
@@ -25,6 +27,7 @@ import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { checkBeforeAppending } from './log/start-check.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TileCache } from './log/tile-cache.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
@@ -97,13 +100,16 @@ export class Relay {
   readonly directory: Directory
   readonly administration: Administration
   readonly endpoints: Endpoints
+  readonly notices: Notices
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
+  readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
+  readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
   readonly #maxQueue: number
@@ -122,6 +128,7 @@ export class Relay {
     this.directory = parts.directory
     this.administration = parts.administration
     this.endpoints = parts.endpoints
+    this.notices = parts.notices
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.rotation = parts.rotation
@@ -129,7 +136,9 @@ export class Relay {
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
+    this.#append = parts.append
     this.#publisher = parts.publisher
+    this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
     this.#maxQueue = parts.maxQueue
@@ -159,19 +168,10 @@ export class Relay {
   }
 
   async #accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
-    const { clock, database, observer } = this.#adapters
+    const { clock, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
-    const stated = state(this.issuer, acceptanceOf(message), now)
-    const signed = await signStatement(this.keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, this.keyring)
-    const dataKey = await this.#dataKeys.get(database, message.tenantId)
-    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
-    const place = await this.sequencer.append({
-      stated,
-      signed,
-      effects: [bind(storeMessages, { message, sealed }), bind(this.worker.owe, { message, signed })],
-    })
+    const { draft, place } = await this.#append(message, everyone)
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
     return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
@@ -195,7 +195,7 @@ export class Relay {
     const { database } = this.#adapters
     const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, message.leafIndex)
+    const { head, proof } = await proveNow(database, this.#tiles, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
     return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
@@ -313,6 +313,34 @@ export class Relay {
   }
 }
 
+/** What a message is appended with. */
+interface Appending {
+  readonly issuer: string
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly dataKeys: DataKeys
+  readonly sequencer: Sequencer
+  readonly worker: DeliveryWorker
+}
+
+/** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
+ *  it is owed to. */
+function appending({ issuer, database, keyring, dataKeys, sequencer, worker }: Appending) {
+  return async function append(message: Message, audience: Audience) {
+    const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
+    const signed = await signStatement(keyring, stated.statement)
+    const draft = draftReceipt(message.id, signed, keyring)
+    const dataKey = await dataKeys.get(database, message.tenantId)
+    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const place = await sequencer.append({
+      stated,
+      signed,
+      effects: [bind(storeMessages, { message, sealed }), bind(worker.owe, { message, signed, audience })],
+    })
+    return { draft, place }
+  }
+}
+
 const acceptanceOf = (message: Message): AuditEvent => ({
   kind: 'message.accepted',
   sub: message.id,
@@ -333,6 +361,8 @@ interface RelayParts {
   directory: Directory
   administration: Administration
   endpoints: Endpoints
+  notices: Notices
+  append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
   rotation: KeyRotation
@@ -341,6 +371,7 @@ interface RelayParts {
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
   maxQueue: number
@@ -376,12 +407,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
+  const tiles = new TileCache(() => sequencer.edge)
   const ids = new IdMaker()
-  const directory = new Directory(database, clock)
+  const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
-  const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
+  const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
     client: new OutboundClient({ guard, clock }),
@@ -390,14 +422,16 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
+  const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
+  const notices = new Notices({ append, clock, ids })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
-    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, rotation, policy },
+    ...{ adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
 

@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { createSecureContext, getCACertificates } from 'node:tls'
 import { Agent, buildConnector, type Dispatcher, errors } from 'undici'
 import { RelayError } from '../errors.ts'
 import { type Clock, systemClock } from '../ports/clock.ts'
+import type { TlsIdentity } from '../tenant/records.ts'
 import { type EgressGuard, HostUnresolved } from './guard.ts'
+import { fingerprintOf, secureContextOf } from './tls-identity.ts'
 
 /** What came of one attempt. Durations are whole milliseconds, from the call of `post` to its end. */
 export type Outcome =
@@ -39,6 +40,14 @@ export interface OutboundOptions {
   clock?: Clock
 }
 
+/** What one attempt has of its own. */
+export interface AttemptOptions {
+  /** For the whole attempt; default: the client's. */
+  timeoutMs?: number
+  /** Who we are to this receiver and whom we trust there; default: nobody, and the system's roots. */
+  tls?: TlsIdentity | null
+}
+
 /**
  * The one HTTP client for everything the relay calls (DESIGN.md rule 7). It speaks HTTP/1.1 with keep-alive, follows no
  * redirect, decompresses nothing, keeps no byte of an answer's body, and connects only where the guard allows. A pooled
@@ -47,7 +56,7 @@ export interface OutboundOptions {
 export class OutboundClient {
   readonly #guard: EgressGuard
   readonly #limits: AttemptLimits
-  readonly #agent: Agent
+  readonly #agents: Agents
   readonly #targets = new Map<string, Target>()
   readonly #inFlight = new Set<Promise<Outcome>>()
 
@@ -55,15 +64,7 @@ export class OutboundClient {
     const { guard, timeoutMs = 15_000, maxResponseBytes = 64 * 1024, clock = systemClock } = options
     this.#guard = guard
     this.#limits = { timeoutMs, maxResponseBytes, clock }
-    this.#agent = new Agent({
-      connect: guardedConnector(options),
-      connections: options.connectionsPerOrigin ?? 64,
-      pipelining: 1,
-      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
-      maxHeaderSize: 16 * 1024,
-      headersTimeout: 0, // our deadline covers headers and body together
-      bodyTimeout: 0,
-    })
+    this.#agents = new Agents(options)
   }
 
   /**
@@ -71,12 +72,18 @@ export class OutboundClient {
    * body was read within the cap and the deadline. Any other status is refused, even if its body then stalls or
    * overflows: a large error page still says 404 or 410. Rejects only for a header that cannot be sent.
    */
-  post(url: string, headers: Readonly<Record<string, string>>, body: Uint8Array): Promise<Outcome> {
+  post(
+    url: string,
+    headers: Readonly<Record<string, string>>,
+    body: Uint8Array,
+    { timeoutMs = this.#limits.timeoutMs, tls = null }: AttemptOptions = {},
+  ): Promise<Outcome> {
     const outcome = new Promise<Outcome>((resolve, reject) => {
-      const attempt = new Attempt(this.#limits, resolve, reject)
+      const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject)
       try {
         const { origin, path } = this.#target(url)
-        this.#agent.dispatch({ origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body }, attempt)
+        const request = { origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body } as const
+        this.#agents.for(tls).dispatch(request, attempt)
       } catch (error) {
         attempt.onResponseError(undefined, error)
       }
@@ -90,7 +97,7 @@ export class OutboundClient {
   /** Waits for the attempts in flight, at most `graceMs`, then aborts the rest, and any that are posted later. */
   async close(graceMs = this.#limits.timeoutMs): Promise<void> {
     await Promise.race([Promise.allSettled(this.#inFlight), delay(graceMs, undefined, { ref: false })])
-    await this.#agent.destroy()
+    await this.#agents.destroy()
   }
 
   /** Checks the URL, IP literals included, by the rules of today. They last as long as the process, so what passed once
@@ -113,6 +120,66 @@ interface Target {
 
 const maxTargets = 4096
 const ownHeaders = { 'user-agent': 'Countersign', 'accept-encoding': 'identity' }
+
+/** Beyond this, the agent of the TLS identity used least lately is closed; the next attempt with it connects anew. */
+const mostIdentities = 256
+
+/**
+ * Sockets, pooled apart for each TLS identity: a connection that was made with one endpoint's certificate, or trusted by
+ * its CA, must never carry another endpoint's attempt, even to the same origin.
+ */
+class Agents {
+  readonly #options: OutboundOptions
+  readonly #plain: Agent
+  /** By fingerprint, used least lately first. */
+  readonly #byIdentity = new Map<string, Agent>()
+  /** Endpoints are read again whenever their tenant changes, so equal identities come as different objects. */
+  readonly #fingerprints = new WeakMap<TlsIdentity, string>()
+  #destroyed = false
+
+  constructor(options: OutboundOptions) {
+    this.#options = options
+    this.#plain = this.#make(null)
+  }
+
+  /** Throws if the identity cannot be used: it was vetted when it was written. */
+  for(tls: TlsIdentity | null): Agent {
+    if (tls === null || this.#destroyed) return this.#plain
+    const fingerprint = this.#fingerprint(tls)
+    const agent = this.#byIdentity.get(fingerprint) ?? this.#make(tls)
+    this.#byIdentity.delete(fingerprint)
+    this.#byIdentity.set(fingerprint, agent)
+    const [oldest] = this.#byIdentity
+    if (this.#byIdentity.size > mostIdentities && oldest !== undefined) {
+      this.#byIdentity.delete(oldest[0])
+      void oldest[1].close() // once what it has in flight is answered
+    }
+    return agent
+  }
+
+  async destroy(): Promise<void> {
+    this.#destroyed = true
+    await Promise.all([this.#plain, ...this.#byIdentity.values()].map((agent) => agent.destroy()))
+  }
+
+  #make(tls: TlsIdentity | null): Agent {
+    return new Agent({
+      connect: guardedConnector(this.#options, tls),
+      connections: this.#options.connectionsPerOrigin ?? 64,
+      pipelining: 1,
+      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
+      maxHeaderSize: 16 * 1024,
+      headersTimeout: 0, // our deadline covers headers and body together
+      bodyTimeout: 0,
+    })
+  }
+
+  #fingerprint(tls: TlsIdentity): string {
+    const fingerprint = this.#fingerprints.get(tls) ?? fingerprintOf(tls)
+    this.#fingerprints.set(tls, fingerprint)
+    return fingerprint
+  }
+}
 
 interface AttemptLimits {
   readonly timeoutMs: number
@@ -233,13 +300,15 @@ function reasonOf(error: unknown): UnreachableReason {
 }
 
 /** Connects by way of the guard's `lookup`, and asks it again about the address the socket really has. */
-function guardedConnector({ guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions): buildConnector.connector {
-  const trusted = ca.length === 0 ? {} : { ca: [...getCACertificates('default'), ...ca] }
+function guardedConnector(
+  { guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions,
+  tls: TlsIdentity | null,
+): buildConnector.connector {
   const connect = buildConnector({
     timeout: connectTimeoutMs,
     allowH2: false,
     lookup: guard.lookup,
-    secureContext: createSecureContext({ minVersion: 'TLSv1.2', ...trusted }), // made once: parsing roots is slow
+    secureContext: secureContextOf(tls, ca),
     rejectUnauthorized: true, // said aloud, since NODE_TLS_REJECT_UNAUTHORIZED=0 would change the default
   })
   return function connectGuarded(options, callback) {

@@ -1,4 +1,5 @@
 import type { Id } from '../message/id.ts'
+import type { Endpoint } from '../tenant/records.ts'
 
 /** One message owed to one endpoint, claimed by this process and so with everything in hand to attempt it. */
 export interface ClaimedDelivery {
@@ -14,9 +15,9 @@ export interface ClaimedDelivery {
   readonly cargo: Cargo | undefined
 }
 
-/** The bytes to forward, the receipt of their acceptance, and the receiver's URL. */
+/** The bytes to forward, the receipt of their acceptance, and where and how to send them. */
 export interface Cargo {
-  readonly url: string
+  readonly endpoint: Endpoint
   /** The canonical payload. */
   readonly payload: Uint8Array
   /** SHA-256 of `payload`. */

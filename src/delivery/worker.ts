@@ -3,7 +3,6 @@ import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
 import { receiptHeader } from '../keyring/jws.ts'
 import type { Keyring } from '../keyring/keyring.ts'
-import { webhookSigningInput } from '../keyring/signing-input.ts'
 import { readStatement } from '../log/reader.ts'
 import type { Sequencer } from '../log/sequencer.ts'
 import { type AuditEvent, type SignedStatement, state } from '../log/statement.ts'
@@ -21,6 +20,7 @@ import type { Directory } from '../tenant/directory.ts'
 import type { OutboundClient, Outcome } from './client.ts'
 import type { AttemptRecord, Cargo, ClaimedDelivery } from './delivery.ts'
 import { Lanes } from './lanes.ts'
+import { forwardedRequest } from './request.ts'
 import { nextAttemptAt } from './schedule.ts'
 import {
   abandonDeliveries,
@@ -30,11 +30,13 @@ import {
   recordAttempts,
   releaseDeliveries,
 } from './store.ts'
+import { type Audience, Subscriptions } from './subscription.ts'
 
-/** A message and its signed statement of acceptance: what every endpoint of the tenant is owed. */
+/** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
 export interface Owed {
   readonly message: Message
   readonly signed: SignedStatement
+  readonly audience: Audience
 }
 
 export interface WorkerParts {
@@ -79,6 +81,7 @@ export class DeliveryWorker {
   /** Names this process's claims. Not reused by the process that replaces it. */
   readonly #claimant: string
   readonly #lanes: Lanes<ClaimedDelivery>
+  readonly #subscriptions = new Subscriptions()
   /** Attempts made whose record is not committed yet. */
   readonly #unrecorded = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
@@ -100,14 +103,16 @@ export class DeliveryWorker {
       const claimed: ClaimedDelivery[] = []
       const room = this.#lanes.reserve()
       for (const { row } of rows) {
-        const { tenantId, id: messageId, payload } = row.message
+        const { tenantId, id: messageId, payload, value } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
         const freight = { payload, sha256: row.message.sha256, receipt: compact(row.signed) }
-        for (const { id: endpointId, url } of endpoints) {
+        for (const endpoint of endpoints) {
+          if (!this.#subscriptions.wants(endpoint, value, row.audience)) continue
+          const { id: endpointId } = endpoint
           const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId }
           if (room(endpointId)) {
-            claimed.push({ ...delivery, attempts: 0, leaseEndsAt, cargo: { ...freight, url } })
+            claimed.push({ ...delivery, attempts: 0, leaseEndsAt, cargo: { ...freight, endpoint } })
             written.push({ ...delivery, nextAttemptAt: leaseEndsAt, claim: this.#claimant })
           } else {
             written.push({ ...delivery, nextAttemptAt: now, claim: null })
@@ -186,11 +191,12 @@ export class DeliveryWorker {
   }
 
   async #attempt(delivery: ClaimedDelivery, cargo: Cargo): Promise<void> {
-    const { clock, client } = this.#parts
+    const { clock, client, keyring } = this.#parts
+    const { endpoint, payload } = cargo
     const number = delivery.attempts + 1
     const at = clock.now()
-    const { headers, kid } = await this.#seal(delivery, cargo, number, at)
-    const outcome = await client.post(cargo.url, headers, cargo.payload)
+    const { headers, kid } = await forwardedRequest(keyring, cargo, { messageId: delivery.messageId, number, at })
+    const outcome = await client.post(endpoint.url, headers, payload, { tls: endpoint.secrets.tls })
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') return await this.#release([delivery])
     this.#follow(this.#conclude(delivery, { number, at, outcome, kid }))
   }
@@ -225,30 +231,6 @@ export class DeliveryWorker {
       const gone = outcome.kind === 'refused' && outcome.status === 410
       await this.#abandon(delivery, number, gone ? 'gone' : 'schedule_exhausted')
     }
-  }
-
-  /** The request's headers (DESIGN.md section 2), signed for this attempt: the time is that of the attempt. */
-  async #seal(
-    { messageId }: ClaimedDelivery,
-    cargo: Cargo,
-    number: number,
-    at: Date,
-  ): Promise<{ headers: Record<string, string>; kid: string }> {
-    const { keyring } = this.#parts
-    const timestampS = Math.floor(at.getTime() / 1000)
-    const input = webhookSigningInput(messageId, timestampS, cargo.payload)
-    const { kid, signature } = await keyring.sign(() => input)
-    const headers = {
-      'content-type': 'application/json',
-      'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
-      'webhook-id': messageId,
-      'webhook-timestamp': String(timestampS),
-      'webhook-signature': `v1a,${Buffer.from(signature).toString('base64')}`,
-      'webhook-key-id': kid,
-      'webhook-receipt': cargo.receipt,
-      'webhook-attempt': String(number),
-    }
-    return { headers, kid }
   }
 
   async #record(
@@ -292,7 +274,7 @@ export class DeliveryWorker {
     const stated = state(issuer, event, clock.now())
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
-        await sequencer.append({ stated, effects: [effect] })
+        await sequencer.append({ stated, effects: [effect], patient: true })
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'
@@ -313,7 +295,7 @@ export class DeliveryWorker {
     const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
     const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-    return { url: endpoint.url, payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
+    return { endpoint, payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
   }
 
   async #release(deliveries: readonly ClaimedDelivery[]): Promise<void> {

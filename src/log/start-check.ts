@@ -2,9 +2,12 @@ import { OperatorError } from '../errors.ts'
 import type { Tx } from '../ports/database.ts'
 import type { ObjectStore } from '../ports/object-store.ts'
 import { type LogTrust, openCheckpoint } from './checkpoint.ts'
+import { NoteError } from './note.ts'
 import { newestPublished, type Published, PublishedUnreadable } from './published.ts'
 import { consistent, loadEdge } from './reader.ts'
 import { findHead, type HeadRow } from './store.ts'
+import { TileCache } from './tile-cache.ts'
+import type { TreeEdge } from './tree.ts'
 
 /** The log in the database is not the one that was published. Starting would fork it. */
 export class LogForked extends OperatorError {
@@ -25,14 +28,14 @@ export async function checkBeforeAppending(
   const published = await readPublished(store, trust)
   const head = await findHead(tx)
   if (head === undefined) throw new Error('the database holds no log')
-  await checkHead(tx, head, trust)
+  const edge = await checkHead(tx, head, trust)
   if (published === undefined) return { head, published }
   if (published.treeSize > head.treeSize) {
     const sizes = `${published.treeSize} leaves were published and the database holds ${head.treeSize}`
     throw new LogForked(`The log in the database is behind what it published: ${sizes}. ${restored}`)
   }
-  const extendsIt = await consistent(tx, published, head).catch(() => false) // a tile lacks
-  if (!extendsIt) {
+  const tiles = new TileCache(() => edge)
+  if (!(await consistent(tx, tiles, published, head))) {
     throw new LogForked(
       `The log in the database contradicts its checkpoint at ${published.treeSize} leaves. ${restored}`,
     )
@@ -55,13 +58,15 @@ async function readPublished(store: ObjectStore, trust: LogTrust): Promise<Publi
 }
 
 /** What sunlight's LoadLog asks of a log: the row, the note that signs it, and the leaves at the right edge agree. */
-async function checkHead(tx: Tx, head: HeadRow, trust: LogTrust): Promise<void> {
+async function checkHead(tx: Tx, head: HeadRow, trust: LogTrust): Promise<TreeEdge> {
   try {
     const signed = openCheckpoint(head.checkpoint, trust)
     const edge = await loadEdge(tx, head.treeSize)
     const roots = [signed.rootHash, edge.rootHash]
-    if (signed.treeSize === head.treeSize && roots.every((root) => Buffer.compare(root, head.rootHash) === 0)) return
+    if (signed.treeSize === head.treeSize && roots.every((root) => Buffer.compare(root, head.rootHash) === 0))
+      return edge
   } catch (cause) {
+    if (!(cause instanceof NoteError || cause instanceof RangeError)) throw cause
     throw new LogForked(`The head of the log at ${head.treeSize} leaves does not hold. ${altered}`, { cause })
   }
   throw new LogForked(`The head of the log is not what its leaves hash to at ${head.treeSize}. ${altered}`)

@@ -11,6 +11,7 @@ import { consistent, proveNow } from '../../src/log/reader.ts'
 import { entryOf, statementContext } from '../../src/log/statement.ts'
 import { findHead, findStatement } from '../../src/log/store.ts'
 import { encodeBundle } from '../../src/log/tile.ts'
+import { TileCache } from '../../src/log/tile-cache.ts'
 import { parseProof } from '../../src/log/tlog-proof.ts'
 import { type FullTile, hashLeaf, TreeEdge, verifyInclusion } from '../../src/log/tree.ts'
 import { canonicalJson } from '../../src/message/canonical.ts'
@@ -188,11 +189,12 @@ export class World implements Remains {
     const { leafIndex, checkpoint } = parseProof(receipt.header['tlog-proof'])
     const then = openCheckpoint(checkpoint, trust)
     const leafHash = hashLeaf(entryOf(Buffer.from(receipt.payload, 'base64url')))
+    const tiles = new TileCache(() => undefined)
     try {
       const head = await findHead(database)
       const now = openCheckpoint(head?.checkpoint ?? '', trust)
-      if (now.treeSize < then.treeSize || !(await consistent(database, then, now))) return true
-      const { proof } = await proveNow(database, leafIndex)
+      if (now.treeSize < then.treeSize || !(await consistent(database, tiles, then, now))) return true
+      const { proof } = await proveNow(database, tiles, leafIndex)
       return !verifyInclusion({ leafHash, leafIndex, proof, ...now })
     } catch {
       return true // what should be served cannot be
