@@ -134,8 +134,10 @@ async function withProgress(
 ): Promise<CheckReport> {
   let [done, all] = [0, 0]
   if (json) return check(() => {})
-  using _progress = showProgress(() => `${bar(done, all)} ${done} of ${all} leaves`)
-  return check((leaves, of) => {
+  using _progress = showProgress(() =>
+    all === 0 ? 'reading what was published' : `${bar(done, all)} ${done} of ${all} leaves`,
+  )
+  return await check((leaves, of) => {
     ;[done, all] = [leaves, of]
   })
 }

@@ -77,8 +77,7 @@ export class DatabaseCopies implements CopyKeeper {
       if (level > 0) tellOfTile(tell, { level, index, name }, kept, candidates) // those of level 0 were read as a copy
       const [root] = await tileRoots(this.#parts.tx, level, index, index + 1)
       if (root === undefined || candidates.some(({ rootHash }) => Buffer.compare(rootHash, root) === 0)) continue
-      const leafIndex = index * tileWidth ** (level + 1)
-      tell({ word: 'tile_mismatch', leafIndex, detail: `${name} is filed under another root than it has` })
+      tell({ word: 'tile_mismatch', detail: `${name} is filed under another root than its leaves have` })
     }
   }
 

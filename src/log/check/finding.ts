@@ -20,7 +20,7 @@ export const findingWords = [
 
 export interface Finding {
   readonly word: (typeof findingWords)[number]
-  /** The first leaf it concerns, where that can be told. */
+  /** The first leaf it concerns, where that can be told exactly. */
   readonly leafIndex?: number
   /** One sentence for a person: what is wrong, and in which copy. */
   readonly detail: string

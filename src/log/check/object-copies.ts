@@ -107,5 +107,6 @@ export function tellOfTile(
   const at = right.findIndex((hash, i) => Buffer.compare(hash, kept.subarray(i * hashBytes, (i + 1) * hashBytes)) !== 0)
   const leafIndex = firstLeaf + Math.max(0, at) * leavesOfHash
   const detail = `${name} holds another hash ${Math.max(0, at)}, of the leaves from ${leafIndex} on, than they have`
-  tell({ word: 'tile_mismatch', leafIndex, detail })
+  // A hash higher up stands for many leaves: which of them, if any, is wrong is told by the copies of the leaves.
+  tell({ word: 'tile_mismatch', ...(level === 0 && { leafIndex }), detail })
 }
