@@ -56,22 +56,23 @@ export async function checkLog(parts: CheckParts): Promise<CheckReport> {
     else further += 1
   }
 
-  const given: NamedCheckpoint[] = []
-  const add = (checkpoint: NamedCheckpoint | undefined): void => void (checkpoint && given.push(checkpoint))
-  for (const { name, note } of parts.kept) add(openNamed(name, note, trust, tell))
-  if (database !== undefined) add(checkHead(database.head, trust, tell))
   const mirror = published && (await openObject(published.store, mirrorKey, trust, tell))
-  if (published !== undefined) {
-    add(mirror)
-    add(await openObject(published.store, latestKey, trust, tell))
-  }
+  const latest = published && (await openObject(published.store, latestKey, trust, tell))
+  const head = database && checkHead(database.head, trust, tell)
+  const kept = parts.kept.map(({ name, note }) => openNamed(name, note, trust, tell))
+  const given = [mirror, latest, head, ...kept].filter((checkpoint) => checkpoint !== undefined)
 
   const rows = database && new DatabaseCopies({ ...database, treeSize: database.head.treeSize })
   const objects = published && new ObjectCopies(published.store, published.treeSize, mirror?.treeSize ?? 0)
   const keepers: CopyKeeper[] = [rows, objects].filter((keeper) => keeper !== undefined)
   const treeSize = database?.head.treeSize ?? objects?.treeSize ?? 0
+  // With a database: published while we looked. Without: full tiles alone do not lead to the last few.
+  const isBeyondReach = ({ name, treeSize: size }: NamedCheckpoint): boolean => {
+    if (database === undefined) return size > treeSize && size <= (published?.treeSize ?? 0)
+    return name.endsWith(inStore) && size > (published?.treeSize ?? 0)
+  }
   let checkpoints = 0
-  const counted = async function* () {
+  const withinReach = async function* () {
     const numbered = published ? openNumbered(published, trust, tell) : []
     for await (const checkpoint of inOrder(numbered, given)) {
       if (isBeyondReach(checkpoint)) continue
@@ -79,12 +80,7 @@ export async function checkLog(parts: CheckParts): Promise<CheckReport> {
       yield checkpoint
     }
   }
-  // With a database: published while we looked. Without: full tiles alone do not lead to the last few.
-  const isBeyondReach = ({ name, treeSize: size }: NamedCheckpoint): boolean => {
-    if (database === undefined) return size > treeSize && size <= (published?.treeSize ?? 0)
-    return name.endsWith(inStore) && size > (published?.treeSize ?? 0)
-  }
-  await rebuild(keepers, counted(), treeSize, tell, (leaves) => onProgress(leaves, treeSize))
+  await rebuild(keepers, withinReach(), treeSize, tell, (leaves) => onProgress(leaves, treeSize))
   await rows?.checkSurplus(tell)
   findings.sort(compareFindings)
   return { findings, furtherFindings: further, leaves: treeSize, checkpoints, unopened: rows?.unopened ?? 0 }
