@@ -10,6 +10,7 @@ import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
 import { FsObjectStore } from './adapters/object-store-fs.ts'
+import { openS3ObjectStore } from './adapters/object-store-s3.ts'
 import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
@@ -134,9 +135,6 @@ export async function openExisting(config: Config, ending: Ending): Promise<Data
   return database
 }
 
-export const openObjectStore = async ({ dataDir }: Config): Promise<ObjectStore> =>
-  new FsObjectStore(join(dataDir, 'objects'))
-
 /** The wrapper of this name. Rejects if it cannot be used: a relay without its keys must not start. */
 export async function openKeyWrapper(
   name: Config['keyWrapper'],
@@ -150,6 +148,20 @@ export async function openKeyWrapper(
     case 'aws-kms':
       if (config.kmsKeyId === undefined) throw new ConfigError('KEY_WRAPPER=aws-kms needs KMS_KEY_ID')
       return openAwsKmsKeyWrapper({ keyId: config.kmsKeyId, logger })
+  }
+}
+
+/** The object store of the configuration. Rejects if it cannot be used: a relay that cannot see what it published must
+ *  not start. */
+export async function openObjectStore(config: Config): Promise<ObjectStore> {
+  switch (config.objectStore) {
+    case 'fs':
+      return new FsObjectStore(join(config.dataDir, 'objects'))
+    case 's3': {
+      const { s3Bucket: bucket, s3Prefix: prefix, s3PathStyle: pathStyle } = config
+      if (bucket === undefined) throw new ConfigError('OBJECT_STORE=s3 needs S3_BUCKET')
+      return openS3ObjectStore({ bucket, prefix, pathStyle, clock: systemClock })
+    }
   }
 }
 

@@ -52,6 +52,8 @@ import {
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
 import { Directory } from './tenant/directory.ts'
+import { SourceGate } from './tenant/source-gate.ts'
+import { Sources } from './tenant/sources.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -99,6 +101,9 @@ export class Relay {
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
+  readonly sources: Sources
+  /** Lets posts pass to a source, or not. */
+  readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly sequencer: Sequencer
@@ -127,6 +132,8 @@ export class Relay {
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
+    this.sources = parts.sources
+    this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.sequencer = parts.sequencer
@@ -184,7 +191,7 @@ export class Relay {
     return message
   }
 
-  /** The canonical payload, opened. */
+  /** The payload, opened: canonical JSON, or the bytes as posted. */
   async payloadOf(message: StoredMessage): Promise<Uint8Array> {
     const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
     return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
@@ -308,7 +315,8 @@ export class Relay {
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
     const payload = await this.payloadOf(before)
-    if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
+    if (before.contentType !== message.contentType || Buffer.compare(payload, message.payload) !== 0)
+      throw new RelayError('idempotency_key_reused')
     return this.receiptOf(before)
   }
 }
@@ -347,10 +355,12 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
     received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+    ...(message.contentType !== null && { canonicalization: 'none', content_type: message.contentType }),
   },
 })
 
@@ -360,6 +370,8 @@ interface RelayParts {
   keyring: Keyring
   directory: Directory
   administration: Administration
+  sources: Sources
+  gate: SourceGate
   endpoints: Endpoints
   notices: Notices
   append: ReturnType<typeof appending>
@@ -412,6 +424,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
+  const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
+  const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
@@ -430,8 +444,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, rotation, policy },
-    ...{ adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
+    ...{ rotation, policy, adapters, dataKeys, append, publisher, tiles, trust, ids, maxQueue, keyTickMs },
   }
 }
 

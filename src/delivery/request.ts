@@ -36,7 +36,7 @@ export async function forwardedRequest(
   const symmetric = hmac ? hmacSignatures(secrets.hmac, input, at) : []
   const headers = {
     ...secrets.headers, // first, so that none can stand in for one of ours
-    'content-type': 'application/json',
+    'content-type': cargo.contentType,
     'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
     'webhook-id': messageId,
     'webhook-timestamp': String(timestampS),

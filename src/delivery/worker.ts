@@ -103,10 +103,10 @@ export class DeliveryWorker {
       const claimed: ClaimedDelivery[] = []
       const room = this.#lanes.reserve()
       for (const { row } of rows) {
-        const { tenantId, id: messageId, payload, value } = row.message
+        const { tenantId, id: messageId, value } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
-        const freight = { payload, sha256: row.message.sha256, receipt: compact(row.signed) }
+        const freight = { ...forwarded(row.message), sha256: row.message.sha256, receipt: compact(row.signed) }
         for (const endpoint of endpoints) {
           if (!this.#subscriptions.wants(endpoint, value, row.audience)) continue
           const { id: endpointId } = endpoint
@@ -295,7 +295,9 @@ export class DeliveryWorker {
     const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
     const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-    return { endpoint, payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
+    const receipt = compact({ statement, kid, signature })
+    const { contentType } = message
+    return { endpoint, ...forwarded({ payload, contentType }), sha256: sha256(payload), receipt }
   }
 
   async #release(deliveries: readonly ClaimedDelivery[]): Promise<void> {
@@ -338,6 +340,12 @@ const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => 
   tenant: tenantId,
   message: messageId,
   endpoint: endpointId,
+})
+
+/** The body of a request, and its media type: canonical JSON unless the message says otherwise. */
+const forwarded = ({ payload, contentType }: { payload: Uint8Array; contentType: string | null }) => ({
+  payload,
+  contentType: contentType ?? 'application/json',
 })
 
 const compact = ({

@@ -69,7 +69,7 @@ describe.runIf(client !== undefined && keyWrapper === 'local')(`a log of ${leave
   })
 
   test('is verified whole from the object store alone, with relay and database gone', async () => {
-    await expect.poll(() => newestSize(relay.objects), { timeout: 60_000 }).toBe(leaves)
+    await expect.poll(async () => newestSize(await relay.openObjects()), { timeout: 60_000 }).toBe(leaves)
     await relay.close()
     // Any static server will do: the folder is the log.
     const server = createServer(async ({ url = '' }, response) => {

@@ -1,4 +1,4 @@
-import type { ObjectStore, PutOptions } from '../../src/ports/object-store.ts'
+import type { ByteRange, ObjectStat, ObjectStore, PutOptions } from '../../src/ports/object-store.ts'
 
 export interface ObjectFault {
   /** The write that is struck: the first whose key matches. */
@@ -35,6 +35,22 @@ export class FaultyObjectStore implements ObjectStore {
 
   find(key: string): Promise<Uint8Array | undefined> {
     return this.#real.find(key)
+  }
+
+  stat(key: string): Promise<ObjectStat | undefined> {
+    return this.#real.stat(key)
+  }
+
+  read(key: string, range?: ByteRange): AsyncIterable<Uint8Array> {
+    return this.#real.read(key, range)
+  }
+
+  write(key: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
+    return this.#write(key, () => this.#real.write(key, chunks))
+  }
+
+  delete(key: string): Promise<void> {
+    return this.#write(key, () => this.#real.delete(key))
   }
 
   list(prefix: string, after?: string): AsyncIterable<string> {

@@ -1,9 +1,7 @@
-import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
 import { checkpointKey, newestSize } from '../../src/log/published.ts'
 import { checkTestLog } from '../support/log-check.ts'
-import { TestRelay, type TestTenant } from '../support/relay.ts'
+import { openObjects, TestRelay, type TestTenant } from '../support/relay.ts'
 import { copyOf } from '../support/remains.ts'
 import { FaultyObjectStore } from './faulty-object-store.ts'
 
@@ -41,8 +39,10 @@ beforeAll(async () => {
 
 beforeEach(async () => {
   const remains = await copyOf(stopped)
-  store = new FaultyObjectStore(new FsObjectStore(join(remains.folder, 'objects')))
-  relay = await TestRelay.start({}, { ...remains, clock: stopped.clock }, store)
+  store = new FaultyObjectStore(await openObjects(remains.folder))
+  relay = await TestRelay.start({}, { ...remains, clock: stopped.clock })
+  await relay.close()
+  await relay.open(undefined, store)
 })
 
 afterEach(() => relay.stop())
@@ -62,14 +62,14 @@ describe.each(table)('when writing $what $how, and the process dies: $dies', ({ 
 
     // As whoever comes by now finds it: perhaps not the newest, but nothing that is not so.
     expect((await checkTestLog(relay)).findings).toEqual([])
-    const before = await newestSize(relay.objects)
+    const before = await newestSize(await relay.openObjects())
 
     await relay.open()
     await post(3)
     await relay.check()
     const { treeSize } = await relay.relay.head()
     await relay.close()
-    expect(await newestSize(relay.objects)).toBe(treeSize)
+    expect(await newestSize(await relay.openObjects())).toBe(treeSize)
     expect(treeSize).toBeGreaterThan(before ?? 0)
     expect((await checkTestLog(relay)).findings).toEqual([])
     expect(await checkTestLog(relay, { from: 'objects' })).toMatchObject({ findings: [], leaves: treeSize })

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { checkpointKey, latestKey } from '../../src/log/published.ts'
 import type { ObjectStore } from '../../src/ports/object-store.ts'
 import { deadUrl } from '../support/receiver.ts'
-import { keyWrapper, TestRelay, type TestTenant } from '../support/relay.ts'
+import { keyWrapper, objectsIn, TestRelay, type TestTenant } from '../support/relay.ts'
 
 let relay: TestRelay
 let tenant: TestTenant
@@ -30,7 +30,7 @@ test('a database restored from before the last published checkpoint is refused, 
   expect(row?.count).toBe(backup.treeSize)
 })
 
-test('a database that grew differently from the same backup is refused', async () => {
+test.runIf(objectsIn === 'fs')('a database that grew differently from the same backup is refused', async () => {
   await relay.close()
   const backup = await snapshot()
   await relay.open()
@@ -59,36 +59,38 @@ test('the latest checkpoint is found by the numbered ones, when a crash came bef
   await relay.post(tenant, { lost: 1 })
   await relay.close()
   await restore(backup)
-  await rm(join(relay.folder, 'objects', latestKey))
+  await (await relay.openObjects()).delete(latestKey)
   await expect(relay.open()).rejects.toThrow(/behind what it published/)
 })
 
 test('a latest checkpoint that was overwritten by an older one does not hide a newer one', async () => {
   await relay.close()
-  const older = await relay.objects.find(latestKey)
+  const objects = await relay.openObjects()
+  const older = await objects.find(latestKey)
   const backup = await snapshot()
   await relay.open()
   for (let n = 0; n < 3; n++) await relay.post(tenant, { n })
   await relay.close()
-  await relay.objects.put(latestKey, older ?? new Uint8Array())
+  await objects.put(latestKey, older ?? new Uint8Array())
   await restore(backup)
   await expect(relay.open()).rejects.toThrow(/behind what it published/)
 })
 
 test('a latest checkpoint that is torn is refused, with the way out, which works', async () => {
   await relay.close()
-  const whole = (await relay.objects.find(latestKey)) ?? new Uint8Array()
-  await relay.objects.put(latestKey, whole.subarray(0, 40))
+  const objects = await relay.openObjects()
+  const whole = (await objects.find(latestKey)) ?? new Uint8Array()
+  await objects.put(latestKey, whole.subarray(0, 40))
   await expect(relay.open()).rejects.toThrow(/not one of this log.+copy the newest of checkpoints/)
   const { treeSize } = await snapshot()
-  await relay.objects.put(latestKey, (await relay.objects.find(checkpointKey(treeSize))) ?? new Uint8Array())
+  await objects.put(latestKey, (await objects.find(checkpointKey(treeSize))) ?? new Uint8Array())
   await relay.open()
   await relay.check()
 })
 
 test('an object store that does not answer is refused at start: nobody knows what was published', async () => {
   await relay.close()
-  const silent = { ...relay.objects, find: () => Promise.reject(new Error('connect ECONNREFUSED')) } as ObjectStore
+  const silent = { find: () => Promise.reject(new Error('connect ECONNREFUSED')) } as unknown as ObjectStore
   await expect(relay.open(undefined, silent)).rejects.toThrow(/object store cannot be read.+ECONNREFUSED/)
   await relay.open()
 })

@@ -1,5 +1,3 @@
-import { join } from 'node:path'
-import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
 import { DataKeys, deploymentVault } from '../../src/keyring/data-keys.ts'
 import { importPublicKey } from '../../src/keyring/jwk.ts'
 import { type KeyRow, selectKeys } from '../../src/keyring/store.ts'
@@ -8,14 +6,14 @@ import { type CheckParts, type CheckReport, checkLog } from '../../src/log/check
 import { makeVerifierKey, parseVerifierKey } from '../../src/log/note.ts'
 import { newestSize } from '../../src/log/published.ts'
 import { findHead } from '../../src/log/store.ts'
-import { openWrapper, type TestRelay } from './relay.ts'
+import { openObjects, openWrapper, type TestRelay } from './relay.ts'
 
 /** `countersign log check`, in this process, of a relay that may run or not. */
 export async function checkTestLog(
   { database: { database }, folder }: Pick<TestRelay, 'database' | 'folder'>,
   { kept = [], from = 'everything' }: { kept?: CheckParts['kept']; from?: 'everything' | 'database' | 'objects' } = {},
 ): Promise<CheckReport> {
-  const store = new FsObjectStore(join(folder, 'objects'))
+  const store = await openObjects(folder)
   const treeSize = from === 'database' ? undefined : await newestSize(store)
   const published = treeSize === undefined ? undefined : { store, treeSize }
   const wrapper = await openWrapper(folder)

@@ -1,20 +1,21 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { expect } from 'vitest'
 import { openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from '../../src/adapters/key-wrapper-local.ts'
 import { createMetrics } from '../../src/adapters/metrics.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
+import { openS3ObjectStore } from '../../src/adapters/object-store-s3.ts'
 import { defaultScheduleMs } from '../../src/delivery/schedule.ts'
 import { buildServer } from '../../src/http/server.ts'
 import { openCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { decodeBundle, tilePath } from '../../src/log/tile.ts'
 import { sha256 } from '../../src/message/digest.ts'
-import type { Clock } from '../../src/ports/clock.ts'
+import { type Clock, systemClock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
 import type { ObjectStore } from '../../src/ports/object-store.ts'
@@ -23,6 +24,7 @@ import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
 import { type KmsServer, startKmsServer } from './kms-server.ts'
+import { type S3Server, startS3Server } from './s3-server.ts'
 
 /** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
 export class TestClock implements Clock {
@@ -52,7 +54,24 @@ export async function openWrapper(folder: string): Promise<KeyWrapper> {
   return openAwsKmsKeyWrapper({ keyId, logger: silentLogger })
 }
 
+/** So are the objects: in a bucket of a server that speaks the protocol, instead of in a folder. */
+export const objectsIn = process.env.TEST_OBJECT_STORE === 's3' ? 's3' : 'fs'
+
+let s3: Promise<S3Server> | undefined
+
+/** The same objects for the same folder. */
+export async function openObjects(folder: string): Promise<ObjectStore> {
+  if (objectsIn === 'fs') return new FsObjectStore(join(folder, 'objects'))
+  s3 ??= startS3Server()
+  const { bucket, environment } = await s3
+  Object.assign(process.env, environment)
+  return openS3ObjectStore({ bucket, prefix: `${basename(folder)}/`, clock: systemClock })
+}
+
 export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
+
+/** What a relay is told, and, unless it is the one under test, the store it publishes to. */
+type TestOptions = RelayOptions & { readonly objectStore: ObjectStore }
 
 export interface Answer<T = Record<string, unknown>> {
   readonly status: number
@@ -78,13 +97,13 @@ export class TestRelay {
   readonly folder: string
   /** Every receipt answered with 202, by message. */
   readonly receipts = new Map<string, Receipt>()
-  readonly #options: Partial<RelayOptions>
+  readonly #options: Partial<TestOptions>
   relay!: Relay
   server!: FastifyInstance
   url!: string
   #running = false
 
-  private constructor(database: TestDatabase, folder: string, options: Partial<RelayOptions>, clock: TestClock) {
+  private constructor(database: TestDatabase, folder: string, options: Partial<TestOptions>, clock: TestClock) {
     this.database = database
     this.folder = folder
     this.#options = options
@@ -93,20 +112,20 @@ export class TestRelay {
 
   /** `beside` shares the database and folder of another, which may be stopped, or copies of them. */
   static async start(
-    options: Partial<RelayOptions> = {},
+    options: Partial<TestOptions> = {},
     beside?: Pick<TestRelay, 'database' | 'folder' | 'clock'>,
-    objectStore?: ObjectStore,
   ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
     const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
-    await relay.open(undefined, objectStore)
+    await relay.open()
     return relay
   }
 
   /** Lets a test put something between the relay and its database, or its object store. */
-  async open(database: Database = this.database.database, objectStore: ObjectStore = this.objects): Promise<void> {
+  async open(database: Database = this.database.database, between?: ObjectStore): Promise<void> {
     const { clock, folder } = this
+    const { objectStore = between ?? (await this.openObjects()), ...options } = this.#options
     const metrics = createMetrics()
     this.relay = await Relay.open(
       {
@@ -123,7 +142,7 @@ export class TestRelay {
         ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: defaultScheduleMs },
         ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pollMs: 20, keyTickMs: 0 },
         policy: { rotateEveryDays: 91, publishBeforeUseDays: 30, overlapDays: 90, shortOverlapReason: undefined },
-        ...this.#options,
+        ...options,
       },
     )
     if ((await database.query('select 1 from api_keys where id = $1', ['testadmin'])).length === 0) {
@@ -139,8 +158,9 @@ export class TestRelay {
     this.#running = true
   }
 
-  get objects(): ObjectStore {
-    return new FsObjectStore(join(this.folder, 'objects'))
+  /** What it publishes to, unless told otherwise. */
+  openObjects(): Promise<ObjectStore> {
+    return openObjects(this.folder)
   }
 
   async close(): Promise<void> {
