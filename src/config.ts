@@ -3,6 +3,7 @@ import { isAbsolute, join, resolve } from 'node:path'
 import { parseCidr } from './delivery/guard.ts'
 import { defaultScheduleMs, parseSchedule } from './delivery/schedule.ts'
 import { OperatorError } from './errors.ts'
+import { parseWitnesses, type WitnessAddress } from './log/witnesses.ts'
 
 /**
  * What a deployment can set, read once from the environment. This page is the manual: each member names its variable,
@@ -55,6 +56,13 @@ export interface Config {
   /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20,
    *  since an attempt may take 15. */
   deliveryLeaseS: number
+  /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
+   *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
+   *  a domain. Default: nobody. */
+  witnesses: WitnessAddress[]
+  /** `WITNESS_QUORUM`: how many of them must have cosigned a checkpoint before it is published. Default 0: it is
+   *  published with the cosignatures that came in time. Receipts are answered at once either way. */
+  witnessQuorum: number
   /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
   logLevel: string
 }
@@ -98,6 +106,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
     egressAllow.push('127.0.0.0/8', '::1/128')
   }
+  const witnesses = understood('WITNESSES', () => parseWitnesses(env.WITNESSES ?? ''))
   return {
     port,
     host,
@@ -121,6 +130,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
+    witnesses,
+    witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
 }

@@ -17,6 +17,7 @@ import { findEntries, findTile } from './reader.ts'
 import { LogBroken } from './sequencer.ts'
 import { encodeBundle, partialWidth, type TileLevel } from './tile.ts'
 import { tileWidth } from './tree.ts'
+import type { Witnesses } from './witnesses.ts'
 
 /** How often a growing log publishes. Each publication is some fsyncs or requests, so not with each batch. */
 const intervalMs = 1000
@@ -36,8 +37,9 @@ const stopMs = 5000
 const retentionMonths = 12
 
 /**
- * Publishes the newest checkpoint outside the database, in the background, at most once a second, and when it stops. The
- * life of a publication is {@link CheckpointPublisher.#publish}; published.ts says where everything is found again.
+ * Has the newest checkpoint cosigned and publishes it outside the database, in the background, at most once a second, and
+ * when it stops. The life of a publication is {@link CheckpointPublisher.#publish}; published.ts says where everything is
+ * found again.
  *
  * Several processes may publish at once: all objects but three are put where there is none, and hold the same bytes
  * whoever puts them. That `latest` may step back for a moment does no harm, since the numbers behind it are looked at too.
@@ -47,6 +49,7 @@ export class CheckpointPublisher {
   readonly #database: Tx
   readonly #clock: Clock
   readonly #logger: Logger
+  readonly #cosign: Witnesses['cosign']
   readonly #trust: () => LogTrust
   readonly #vkeys: () => readonly string[]
   readonly #onBroken: (error: LogBroken) => void
@@ -54,7 +57,10 @@ export class CheckpointPublisher {
   #tiledSize: number
   #edgeAt = Number.NEGATIVE_INFINITY
   #newest: string | undefined
-  #published: string | undefined
+  /** The newest that is published as well as it ever will be. */
+  #settled: string | undefined
+  /** The note in the store. */
+  #stored: string | undefined
   #broken = false
   #running: Promise<void> | undefined
   readonly #stopping = new AbortController()
@@ -64,6 +70,7 @@ export class CheckpointPublisher {
     database: Tx
     clock: Clock
     logger: Logger
+    cosign: Witnesses['cosign']
     /** By which a checkpoint published before is opened. */
     trust: () => LogTrust
     vkeys: () => readonly string[]
@@ -76,6 +83,7 @@ export class CheckpointPublisher {
     this.#database = parts.database
     this.#clock = parts.clock
     this.#logger = parts.logger
+    this.#cosign = parts.cosign
     this.#trust = parts.trust
     this.#vkeys = parts.vkeys
     this.#tiledSize = parts.publishedSize
@@ -96,7 +104,7 @@ export class CheckpointPublisher {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping
-    while (this.#newest !== this.#published && !signal.aborted && !this.#broken) {
+    while (this.#newest !== this.#settled && !signal.aborted && !this.#broken) {
       await this.#attempt(signal)
       await delay(intervalMs, undefined, { signal }).catch(() => {})
     }
@@ -107,10 +115,11 @@ export class CheckpointPublisher {
     const newest = this.#newest
     if (newest === undefined || this.#broken) return
     const edgeDue = this.#clock.now().getTime() - this.#edgeAt >= edgeIntervalMs
-    if (newest === this.#published && !edgeDue) return
+    if (newest === this.#settled && !edgeDue) return
     try {
-      await this.#publish(newest, edgeDue, signal)
-      this.#published = newest
+      const { note, settled } = await this.#cosign(newest)
+      if (note !== undefined && (note !== this.#stored || edgeDue)) await this.#publish(note, edgeDue, signal)
+      if (settled) this.#settled = newest
     } catch (error) {
       if (signal.aborted) return
       if (error instanceof LogBroken) {
@@ -130,6 +139,7 @@ export class CheckpointPublisher {
     if (withEdge) await this.#putPartialTiles(treeSize)
     await this.#putNumbered(treeSize, note)
     await this.#store.put(latestKey, Buffer.from(note))
+    this.#stored = note
     if (withEdge) await this.#putMirror(note)
   }
 
