@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
-import { checkDurability, openDatabase } from './adapters/database.ts'
+import { checkDurability, checkRole, openDatabase, relayRole } from './adapters/database.ts'
 import { type EmbeddedPostgres, findRunningPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
@@ -82,8 +82,9 @@ export async function openRelay(
     ? { connectionString: config.databaseUrl }
     : await startPostgres(config, logger, ending, onLost)
   await migrate(connection, migrations)
-  const database = openDatabase({ connection, poolSize: config.databasePool, logger })
+  const database = openDatabase({ connection, poolSize: config.databasePool, role: relayRole, logger })
   ending.push(() => database.close())
+  await checkRole(database)
   await checkDurability(database, logger)
 
   const wrapper = keyWrapper ?? (await openKeyWrapper(config.keyWrapper, config, logger))
@@ -130,7 +131,7 @@ export async function openExisting(config: Config, ending: Ending): Promise<Data
   const connection = databaseUrl
     ? { connectionString: databaseUrl }
     : ((await findRunningPostgres(dataDir)) ?? (await startPostgres(config, logger, ending, () => {})))
-  const database = openDatabase({ connection, poolSize: 1, logger })
+  const database = openDatabase({ connection, poolSize: 1, role: relayRole, logger })
   ending.push(() => database.close())
   return database
 }

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
+import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
@@ -21,8 +22,10 @@ import { Acts } from './log/acts.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
+import { Partitions } from './log/partitions.ts'
 import { CheckpointPublisher } from './log/publication.ts'
 import { findEntries, findTile, proveAt, proveNow, readStatement } from './log/reader.ts'
+import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { checkBeforeAppending } from './log/start-check.ts'
@@ -32,8 +35,9 @@ import { TileCache } from './log/tile-cache.ts'
 import { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
+import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
-import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import { payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import { bind } from './ports/effect.ts'
@@ -53,9 +57,13 @@ import {
   verifyEvidence,
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
+import { Archive } from './tenant/archive.ts'
 import { Directory } from './tenant/directory.ts'
+import { Expiry } from './tenant/expiry.ts'
+import type { Tenant } from './tenant/records.ts'
 import { SourceGate } from './tenant/source-gate.ts'
 import { Sources } from './tenant/sources.ts'
+import { retentionsChosen } from './tenant/store.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -92,6 +100,9 @@ export interface Acceptance {
 /** A message that waited this long for a place would only wait longer: say so instead. Seconds. */
 const overloadedRetryAfterS = 1
 
+/** How often somebody looks whether a month is over. */
+const retentionTickMs = 3_600_000
+
 /**
  * The story: what happens to a message, and what can be asked about it afterwards. Each step is a stage of the river in
  * DESIGN.md section 1; this class only says in which order they come.
@@ -112,8 +123,11 @@ export class Relay {
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
+  readonly retention: RetentionRun
+  readonly archive: Archive
   readonly policy: KeyPolicy
   readonly witnesses: Witnesses
+  readonly #abandonment: Abandonment
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
@@ -128,6 +142,7 @@ export class Relay {
   /** Posts that are being accepted: waiting for a signature, for their batch, or for its commit. */
   #underWay = 0
   #keyTicksFailed = 0
+  #retentionAtMs = 0
   #keeping: Promise<void> = Promise.resolve()
 
   private constructor(parts: RelayParts) {
@@ -144,6 +159,9 @@ export class Relay {
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.rotation = parts.rotation
+    this.retention = parts.retention
+    this.archive = parts.archive
+    this.#abandonment = parts.abandonment
     this.policy = parts.policy
     this.witnesses = parts.witnesses
     this.#keyTickMs = parts.keyTickMs
@@ -164,7 +182,7 @@ export class Relay {
 
   start(): void {
     this.worker.start()
-    if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
+    if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
   /**
@@ -192,16 +210,8 @@ export class Relay {
   }
 
   /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
-  async getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
-    const message = await findMessage(this.#adapters.database, id)
-    if (message === undefined || (tenantId !== null && message.tenantId !== tenantId)) throw new RelayError('not_found')
-    return message
-  }
-
-  /** The payload, opened: canonical JSON, or the bytes as posted. */
-  async payloadOf(message: StoredMessage): Promise<Uint8Array> {
-    const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
-    return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
+  getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
+    return this.archive.get(tenantId, id)
   }
 
   /** A receipt with the signature of acceptance and a proof in the newest checkpoint, or the newest that was cosigned. */
@@ -230,6 +240,14 @@ export class Relay {
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
     return deliveriesOf(this.#adapters.database, message.id)
+  }
+
+  /** Erases a tenant, and gives up on what it is still owed. Should that be cut short, the next look at retention goes on. */
+  async eraseTenant(actor: string, tenantId: string): Promise<Tenant> {
+    const tenant = await this.administration.eraseTenant(actor, tenantId)
+    await this.directory.refresh()
+    await this.#abandonment.ofErased()
+    return tenant
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
@@ -330,21 +348,37 @@ export class Relay {
     await this.keyring.close()
   }
 
-  async #keepKeys(): Promise<void> {
+  /** One look at what has expired. Never rejects: what fails, such as because somebody is reading, is tried in an hour. */
+  async lookAfterRetention(): Promise<void> {
+    const { clock, logger } = this.#adapters
+    if (clock.now().getTime() - this.#retentionAtMs < retentionTickMs) return
+    this.#retentionAtMs = clock.now().getTime()
+    await this.retention
+      .tick()
+      .catch((error: unknown) => logger.warn({ err: error }, 'retention failed, will try again'))
+  }
+
+  async #keepHouse(): Promise<void> {
     const { signal } = this.#stopping
+    const { logger } = this.#adapters
     while (!signal.aborted) {
       await this.lookAfterKeys()
+      // A process that serves nobody must hear all the same that a tenant was erased.
+      await this.directory.refresh().catch((error: unknown) => logger.debug({ err: error }, 'directory.refresh failed'))
+      await this.lookAfterRetention()
       await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
     }
   }
 
-  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused. */
+  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused.
+   *  Its statement knows, also when the payload itself has expired. */
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
-    const payload = await this.payloadOf(before)
-    if (before.contentType !== message.contentType || Buffer.compare(payload, message.payload) !== 0)
-      throw new RelayError('idempotency_key_reused')
-    return this.receiptOf(before)
+    const receipt = await this.receiptOf(before)
+    const { payload } = parseJson(Buffer.from(receipt.payload, 'base64url')) as { payload: { sha256: string } }
+    const same = payload.sha256 === Buffer.from(message.sha256).toString('base64url')
+    if (!same || before.contentType !== message.contentType) throw new RelayError('idempotency_key_reused')
+    return receipt
   }
 }
 
@@ -354,23 +388,25 @@ interface Appending {
   readonly database: Database
   readonly keyring: Keyring
   readonly dataKeys: DataKeys
+  readonly expiry: Expiry
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
 }
 
 /** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
  *  it is owed to. */
-function appending({ issuer, database, keyring, dataKeys, sequencer, worker }: Appending) {
+function appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker }: Appending) {
   return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
     const draft = draftReceipt(message.id, signed, keyring)
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const kept = { message, sealed, ...(await expiry.of(message)) }
     const place = await sequencer.append({
       stated,
       signed,
-      effects: [bind(storeMessages, { message, sealed }), bind(worker.owe, { message, signed, audience })],
+      effects: [bind(storeMessages, kept), bind(worker.owe, { message, signed, audience })],
     })
     return { draft, place }
   }
@@ -405,6 +441,9 @@ interface RelayParts {
   sequencer: Sequencer
   worker: DeliveryWorker
   rotation: KeyRotation
+  retention: RetentionRun
+  archive: Archive
+  abandonment: Abandonment
   policy: KeyPolicy
   witnesses: Witnesses
   keyTickMs: number
@@ -444,10 +483,14 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     publishedSize: published?.treeSize ?? 0,
     onBroken: (error) => sequencer.halt(error),
   })
+  const partitions = new Partitions(database)
+  const directory = new Directory(database, clock, dataKeys)
   const sequencer = new Sequencer({
     database,
     dataKeys,
     observer,
+    partitions,
+    retentionOf: (tenantId) => directory.retentionOf(tenantId),
     signCheckpoint: checkpointSigner(keyring, origin),
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
@@ -455,7 +498,6 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   publisher.publish(current.checkpoint)
   observer.treeGrew(current.treeSize)
   const ids = new IdMaker()
-  const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
@@ -470,8 +512,19 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
-  const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
+  const expiry = new Expiry(directory, partitions)
+  const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const archive = new Archive({ database, dataKeys, directory, clock })
+  const abandonment = new Abandonment({ database, sequencer, clock, issuer })
+  const retention = new RetentionRun({
+    ...{ database, acts, partitions, clock, logger },
+    retentions: () => retentionsChosen(database),
+    giveUp: async () => {
+      await abandonment.ofErased()
+      await abandonment.ofExpired()
+    },
+  })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -481,6 +534,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
     ...{ rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids, maxQueue },
     keyTickMs,
+    ...{ retention, archive, abandonment },
   }
 }
 

@@ -100,6 +100,35 @@ const settleAbandoned = `
 export const abandonDeliveries = (tx: Transaction, ids: readonly string[]): void =>
   tx.send(settleAbandoned, [textArray(ids)])
 
+/** A delivery that will never be made. */
+export type HopelessDelivery = DueDelivery
+
+const selectOfErased = `
+  select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
+         jsonb_array_length(d.attempts) as attempts
+    from deliveries d join tenants t on t.id = d.tenant_id
+   where t.erased_at > $1
+   limit $2`
+
+/** What is owed by tenants that were erased after `since`. Looks at all deliveries where there is such a tenant. */
+export const pendingOfErased = (tx: Tx, since: Date, limit: number): Promise<HopelessDelivery[]> =>
+  tx.query(selectOfErased, [since, limit])
+
+// No payload is kept for less than 30 days, so only what is older is looked at.
+const selectOfExpired = `
+  select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
+         jsonb_array_length(d.attempts) as attempts
+    from deliveries d
+    join messages m on m.id = d.message_id
+    left join payloads p on p.leaf_index = m.leaf_index
+   where d.message_id < message_id_at($1::timestamptz - interval '30 days')
+     and (p.expires_at is null or p.expires_at <= $1)
+   order by d.message_id limit $2`
+
+/** What is owed and cannot be sent, because its payload has expired. */
+export const pendingOfExpired = (tx: Tx, now: Date, limit: number): Promise<HopelessDelivery[]> =>
+  tx.query(selectOfExpired, [now, limit])
+
 const releaseRows = `
   update deliveries set next_attempt_at = $3, claim = null
    where id = any($1::text[]) and claim = $2`

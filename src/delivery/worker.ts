@@ -17,19 +17,13 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
 import type { Directory } from '../tenant/directory.ts'
+import { abandonments } from './abandonment.ts'
 import type { OutboundClient, Outcome } from './client.ts'
 import type { AttemptRecord, Cargo, ClaimedDelivery } from './delivery.ts'
 import { Lanes } from './lanes.ts'
 import { forwardedRequest } from './request.ts'
 import { nextAttemptAt } from './schedule.ts'
-import {
-  abandonDeliveries,
-  claimDue,
-  insertDeliveries,
-  type NewDelivery,
-  recordAttempts,
-  releaseDeliveries,
-} from './store.ts'
+import { claimDue, insertDeliveries, type NewDelivery, recordAttempts, releaseDeliveries } from './store.ts'
 import { type Audience, Subscriptions } from './subscription.ts'
 
 /** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
@@ -175,13 +169,15 @@ export class DeliveryWorker {
 
   /** One claimed delivery, to the record of its attempt. Never rejects: it is in the database until it is terminal. */
   async #deliver(delivery: ClaimedDelivery): Promise<void> {
-    const { logger, clock, schedule } = this.#parts
+    const { logger, clock, directory, schedule } = this.#parts
     try {
       while (this.#unrecorded.size >= mostUnrecorded) await Promise.race(this.#unrecorded)
       if (delivery.leaseEndsAt.getTime() - clock.now().getTime() < attemptMarginMs) return
       // An earlier process recorded the last attempt and died before it could say that there will be no other.
       if (delivery.attempts > schedule.length)
         return await this.#abandon(delivery, delivery.attempts, 'schedule_exhausted')
+      // Whoever was erased is sent nothing any more, not even from memory; abandonment.ts says so in the log.
+      if (directory.isErased(delivery.tenantId)) return
       const cargo = delivery.cargo ?? (await this.#load(delivery))
       if (cargo === undefined) return await this.#abandon(delivery, delivery.attempts, 'endpoint_deleted')
       await this.#attempt(delivery, cargo)
@@ -291,6 +287,7 @@ export class DeliveryWorker {
     if (endpoint === undefined) return undefined
     const message = await findMessage(database, messageId)
     if (message === undefined) throw new Error(`message ${messageId} is owed but does not exist`)
+    if (message.payload === null) throw new Error(`the payload of ${messageId} expired while it was owed`)
     const dataKey = await dataKeys.get(database, tenantId)
     const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
     const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
@@ -322,15 +319,6 @@ const recordedAttempts: Effect<{
     recordAttempts(
       tx,
       rows.map(({ row, leafIndex }) => ({ ...row, record: { ...row.record, leaf_index: leafIndex } })),
-    )
-  },
-}
-
-const abandonments: Effect<string> = {
-  async write(tx, rows) {
-    abandonDeliveries(
-      tx,
-      rows.map(({ row }) => row),
     )
   },
 }

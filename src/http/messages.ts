@@ -14,17 +14,22 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
 
   app.get<AtMessage>(
     '/v1/messages/:message',
-    describe('Read a message and its payload', MessageAnswer),
+    describe('Read a message and its payload, as long as that is kept', MessageAnswer),
     async ({ principal, params }) => {
       const message = await relay.getMessage(readableTenant(principal), params.message)
       const { id, sourceId, leafIndex, acceptedAt } = message
       const facts = { id, source: sourceId, accepted_at: acceptedAt.toISOString(), leaf_index: leafIndex }
-      const payload = await relay.payloadOf(message)
-      if (message.contentType === null) return { ...facts, payload: parseJson(payload) }
+      const content = await relay.archive.contentOf(message)
+      if (content.state !== 'available') {
+        return { ...facts, payload: null, payload_state: content.state, ...erasedLeaf(content) }
+      }
+      const { payload, state: payload_state } = content
+      if (message.contentType === null) return { ...facts, payload: parseJson(payload), payload_state }
       return {
         ...facts,
         payload_base64: Buffer.from(payload).toString('base64'),
         content_type: message.contentType,
+        payload_state,
       }
     },
   )
@@ -57,3 +62,7 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
     },
   )
 }
+
+/** Where the log says that the content was erased, if it was. */
+export const erasedLeaf = (fate: { state: string; leafIndex?: number }) =>
+  fate.leafIndex === undefined ? {} : { erased_leaf: fate.leafIndex }

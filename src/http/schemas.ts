@@ -1,4 +1,5 @@
 import { Type } from 'typebox'
+import { payloadDaysOffered, statementMonthsOffered } from '../log/retention.ts'
 
 /** The shapes of requests and answers. Ajv checks requests against them and /openapi.json is made of them. */
 
@@ -32,11 +33,52 @@ export const TenantWish = Type.Object(
   { name, tier: Type.Union([Type.Literal('standard'), Type.Literal('operation')]) },
   { additionalProperties: false },
 )
+const oneOf = (values: readonly number[], description: string) =>
+  Type.Union(
+    values.map((value) => Type.Literal(value)),
+    { description },
+  )
+const erasedLeaf = Type.Optional(
+  Type.Integer({ description: 'Where the log says that the tenant was erased, if it was.' }),
+)
+export const TenantChange = Type.Object(
+  {
+    name: Type.Optional(name),
+    tier: Type.Optional(TenantWish.properties.tier),
+    retention: Type.Optional(
+      Type.Object(
+        {
+          payload_days: Type.Optional(oneOf(payloadDaysOffered, 'How long payloads are kept from now on.')),
+          statement_months: Type.Optional(oneOf(statementMonthsOffered, 'The same for statements and messages.')),
+        },
+        { additionalProperties: false, minProperties: 1 },
+      ),
+    ),
+  },
+  { additionalProperties: false, minProperties: 1 },
+)
 export const TenantAnswer = Type.Object({
   id: id('ten', 'The tenant'),
-  name,
+  name: Type.String(),
   tier: Type.String(),
   created_at: instant,
+  retention: Type.Object({ payload_days: Type.Integer(), statement_months: Type.Integer() }),
+  erased_at: Type.Optional(instant),
+  erased_leaf: erasedLeaf,
+})
+
+const kept = Type.Object({
+  days: Type.Optional(Type.Integer()),
+  months: Type.Optional(Type.Integer()),
+  offered: Type.Array(Type.Integer({ description: 'What a tenant may choose.' })),
+  afterwards: Type.String({ description: 'What happens to it afterwards.' }),
+})
+export const RetentionAnswer = Type.Object({
+  payloads: kept,
+  statements: kept,
+  idempotency_keys: Type.Object({ days: Type.Integer() }),
+  for_ever: Type.Array(Type.String()),
+  erasure: Type.String(),
 })
 
 export const ApiKeyWish = Type.Object(
@@ -89,9 +131,11 @@ export const MessageAnswer = Type.Object({
   source: Type.String(),
   accepted_at: instant,
   leaf_index: Type.Integer({ description: 'Where in the log its statement stands.' }),
-  payload: Type.Optional(Type.Any({ description: 'The canonical payload.' })),
+  payload: Type.Optional(Type.Any({ description: 'The canonical payload; null where it is kept no more.' })),
   payload_base64: Type.Optional(Type.String({ description: 'Instead, where the source takes exact bytes: those.' })),
   content_type: Type.Optional(Type.String({ description: 'Their media type, as the sender stated it.' })),
+  payload_state: Type.String({ description: 'available, expired or erased.' }),
+  erased_leaf: erasedLeaf,
 })
 
 export const DeliveryAnswer = Type.Object({
@@ -150,6 +194,10 @@ export const VerdictAnswer = Type.Object({
     }),
   ),
   statement: Type.Optional(Type.Any()),
+  content: Type.Optional(
+    Type.String({ description: 'What became of the payload of a valid receipt: available, expired or erased.' }),
+  ),
+  erased_leaf: erasedLeaf,
 })
 
 export const JwksAnswer = Type.Object({

@@ -16,6 +16,7 @@ import { logRoutes } from './log.ts'
 import { messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
+import { retentionRoutes } from './retention.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { sourceRoutes } from './sources.ts'
 import { tenantRoutes } from './tenants.ts'
@@ -116,6 +117,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withJson(scope)
     verifyRoutes(scope, relay)
     keyRoutes(scope, relay)
+    retentionRoutes(scope)
     logRoutes(scope, relay)
     operationRoutes(scope, database)
   }

@@ -3,8 +3,10 @@ import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
-import { describeLog, type Evidence } from '../receipt/verify.ts'
+import { DatabaseUnavailable } from '../ports/database.ts'
+import { describeLog, type Evidence, type Verdict } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
+import { erasedLeaf } from './messages.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
 
 /** Public: anyone may ask whether a receipt or a webhook signature holds. Answers 200 whatever the verdict is. */
@@ -31,9 +33,21 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
-      return log === undefined ? verdict : { ...verdict, log: describeLog(log) }
+      const answer = { ...verdict, ...(await contentOf(verdict)) }
+      return log === undefined ? answer : { ...answer, log: describeLog(log) }
     },
   )
+
+  /** What became of the payload that a valid receipt is about. Unsaid where the database cannot be asked: the verdict
+   *  does not hang on it. */
+  async function contentOf({ verdict, statement }: Pick<Verdict, 'verdict' | 'statement'>): Promise<object> {
+    if (verdict !== 'valid' || statement?.kind !== 'message.accepted') return {}
+    const fate = await relay.archive.fateOf(String(statement.tenant), String(statement.sub)).catch((error: unknown) => {
+      if (error instanceof DatabaseUnavailable) return undefined
+      throw error
+    })
+    return fate === undefined ? {} : { content: fate.state, ...erasedLeaf(fate) }
+  }
 }
 
 function payloadOf(body: { payload?: JsonValue; payload_base64?: string }): Pick<Evidence, 'payload'> {

@@ -62,7 +62,7 @@ export async function checkLog(parts: CheckParts): Promise<CheckReport> {
   const kept = parts.kept.map(({ name, note }) => openNamed(name, note, trust, tell))
   const given = [mirror, latest, head, ...kept].filter((checkpoint) => checkpoint !== undefined)
 
-  const rows = database && new DatabaseCopies({ ...database, treeSize: database.head.treeSize })
+  const rows = database && (await DatabaseCopies.open({ ...database, treeSize: database.head.treeSize }))
   const objects = published && new ObjectCopies(published.store, published.treeSize, mirror?.treeSize ?? 0)
   const keepers: CopyKeeper[] = [rows, objects].filter((keeper) => keeper !== undefined)
   const treeSize = database?.head.treeSize ?? objects?.treeSize ?? 0

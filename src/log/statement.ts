@@ -23,6 +23,28 @@ export type AuditEvent =
   /** `sub` is the tenant whose data key it is; empty for the deployment's own. */
   | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
+  /** As it is afterwards. */
+  | {
+      kind: 'tenant.updated'
+      sub: string
+      tenant: string
+      actor: string
+      tier: string
+      payload_days: number
+      statement_months: number
+    }
+  /** Of the deployment, not of the tenant: it must stay readable when the tenant's data key is gone. */
+  | { kind: 'tenant.erased'; sub: string; actor: string }
+  /** `sub` is what was dropped: all of it that expired before `expired_before` (RFC 3339). */
+  | {
+      kind: 'retention.applied'
+      sub: 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
+      expired_before: string
+      rows: number
+      /** The leaves of the rows dropped lie between these; absent where there was none. */
+      first_leaf?: number
+      last_leaf?: number
+    }
   /** `settings` are the source's own, as tenants read them; of secrets there are only hints in them. */
   | { kind: 'source.created' | 'source.updated'; sub: string; tenant: string; actor: string; settings: object }
   | { kind: 'source.deleted'; sub: string; tenant: string; actor: string }
@@ -95,7 +117,7 @@ export type AuditEvent =
       message: string
       endpoint: string
       attempts: number
-      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
+      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted' | 'payload_expired' | 'tenant_erased'
     }
 
 interface KeyEvent<Kind extends string> {

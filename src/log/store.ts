@@ -71,12 +71,14 @@ export interface StatementRow {
   sealed: Uint8Array
   kid: string | null
   signature: Uint8Array | null
+  /** The row is dropped with the month of this instant. */
+  expiresAt: Date
 }
 
 const insertRows = `
-  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature)
+  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature, expires_at)
   select * from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[],
-                       $8::text[], $9::bytea[])`
+                       $8::text[], $9::bytea[], $10::timestamptz[])`
 
 export const insertStatements = (tx: Transaction, rows: readonly StatementRow[]): void =>
   tx.send(insertRows, [
@@ -89,11 +91,12 @@ export const insertStatements = (tx: Transaction, rows: readonly StatementRow[])
     byteaArray(rows.map((row) => row.sealed)),
     textArray(rows.map((row) => row.kid)),
     byteaArray(rows.map((row) => row.signature)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
   ])
 
 const selectStatement = `
   select leaf_index as "leafIndex", tenant_id as "tenantId", stated_at as "statedAt", kind, actor, entry, sealed, kid,
-         signature
+         signature, expires_at as "expiresAt"
     from statements
    where leaf_index = $1`
 

@@ -49,3 +49,9 @@ export class IdMaker {
 export function isId<P extends IdPrefix>(prefix: P, text: string): text is Id<P> {
   return text.startsWith(`${prefix}_`) && ulid.test(text.slice(prefix.length + 1))
 }
+
+/** When an identifier was made, by its first 48 bits. */
+export function idTime(id: Id): Date {
+  const digits = id.slice(id.indexOf('_') + 1, -16)
+  return new Date([...digits].reduce((ms, digit) => ms * 32 + crockford.indexOf(digit), 0))
+}

@@ -78,7 +78,7 @@ const wrongs: readonly Wrong[] = [
     what: 'a row is inserted behind the head',
     leaf: ({ size }) => size,
     commit: async (world) => {
-      const columns = 'tenant_id, stated_at, kind, actor, entry, sealed, kid, signature'
+      const columns = 'tenant_id, stated_at, kind, actor, entry, sealed, kid, signature, expires_at'
       await world.sql(`insert into statements (leaf_index, ${columns})
         select (select tree_size from log), ${columns} from statements where leaf_index = 200`)
       return undefined

@@ -1,6 +1,5 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { openSession } from '../../src/adapters/database.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
 import { DataKeys, deploymentVault } from '../../src/keyring/data-keys.ts'
 import { type CheckpointSigner, type LogTrust, openCheckpoint } from '../../src/log/checkpoint.ts'
@@ -87,20 +86,14 @@ export class World implements Remains {
     this.folder = folder
   }
 
-  /** As superuser, whom no trigger stops. */
-  async sql(...statements: (string | readonly [string, ...Param[]])[]): Promise<void> {
-    const session = await openSession(this.database.connection)
-    try {
-      for (const table of ['log', 'statements', 'tiles', 'entry_bundles', 'messages']) {
-        await session.query(`alter table ${table} disable trigger all`)
-      }
-      for (const statement of statements) {
+  /** As a superuser who takes off the triggers that stop even him. */
+  sql(...statements: (string | readonly [string, ...Param[]])[]): Promise<void> {
+    return this.database.tamper(
+      ...statements.map((statement) => {
         const [text, ...params] = typeof statement === 'string' ? [statement] : statement
-        await session.query(text, params)
-      }
-    } finally {
-      await session.close()
-    }
+        return [text, params] as const
+      }),
+    )
   }
 
   get objects(): FsObjectStore {

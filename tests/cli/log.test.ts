@@ -50,8 +50,7 @@ test('log check reads what was published with the database gone', async () => {
 
 test('log check names the first leaf that is wrong and exits with 1, in JSON too', async () => {
   await relay.close()
-  const { database } = relay.database
-  await database.query('update statements set entry = sha256(entry) where leaf_index in (17, 200)')
+  await relay.database.tamper(['update statements set entry = sha256(entry) where leaf_index in (17, 200)'])
   try {
     const told = await countersign(['log', 'check'], { env })
     expect(told.stdout).toMatch(/✗ entry_mismatch — the entry in the database differs at leaf 17 from/)

@@ -10,6 +10,8 @@ const rights = `
   POST   /v1/tenants                               admin
   GET    /v1/tenants                               admin
   GET    /v1/tenants/{tenant}                      admin tenant
+  PATCH  /v1/tenants/{tenant}                      admin
+  DELETE /v1/tenants/{tenant}                      admin
   POST   /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources/{source}     admin tenant
@@ -37,6 +39,7 @@ const rights = `
   GET    /v1/messages/{message}/deliveries         admin tenant
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
+  GET    /v1/retention                             everyone
   GET    /v1/keys                                  everyone
   GET    /v1/keys/plan                             admin
   POST   /v1/keys/rotate                           admin
@@ -63,6 +66,7 @@ type Names = Record<'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' |
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
+  'PATCH /v1/tenants/{tenant}': () => ({ retention: { payload_days: 60 } }),
   'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
   'PATCH /v1/tenants/{tenant}/sources/{source}': () => ({ name: 'renamed' }),
   'POST /in/{token}': () => ({ posted: true }),
@@ -112,7 +116,7 @@ for (const route of routes) {
     const { tenantKey, ingestKey, exportKey } = acme
     const keys = { admin: adminKey, tenant: tenantKey, ingest: ingestKey, export: exportKey, nobody: null }
     for (const [role, key] of Object.entries(keys)) {
-      const { status } = await ask(route, await freshNames(acme, route.path), key)
+      const { status } = await ask(route, await freshNames(acme, route), key)
       const allowed = route.who.includes(role) || route.who.includes('everyone')
       if (allowed) expect(status, role).toBeLessThan(300)
       else expect(status, role).toBe(key === null ? 401 : 403)
@@ -155,7 +159,7 @@ test('no answer to a stranger holds an id, a name, a URL or a word of the payloa
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
     for (const route of routes) {
-      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route.path)]) {
+      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route)]) {
         const { text } = await ask(route, names, key)
         for (const secret of secrets) expect(text, `${route.name} with ${key}`).not.toContain(secret)
       }
@@ -256,8 +260,9 @@ async function publishedKid(): Promise<string> {
   return body.keys.at(-1)?.kid ?? ''
 }
 
-/** The tenant's names, with a source, an endpoint or a key that may be lost. */
-async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
+/** The tenant's names, with a source, an endpoint or a key that may be lost, or another tenant altogether. */
+async function freshNames({ id, names }: Furnished, { method, path }: (typeof routes)[0]): Promise<Names> {
+  if (method === 'DELETE' && path.endsWith('{tenant}')) return { ...names, tenant: (await relay.makeTenant()).id }
   if (path.includes('{endpoint}')) {
     const wish = { url: receiver.url, signatures: { hmac: true } }
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)

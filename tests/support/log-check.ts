@@ -1,7 +1,6 @@
 import { DataKeys, deploymentVault } from '../../src/keyring/data-keys.ts'
 import { importPublicKey } from '../../src/keyring/jwk.ts'
 import { type KeyRow, selectKeys } from '../../src/keyring/store.ts'
-import { keptForEver } from '../../src/log/check/database-copies.ts'
 import { type CheckParts, type CheckReport, checkLog } from '../../src/log/check.ts'
 import { makeVerifierKey, parseVerifierKey } from '../../src/log/note.ts'
 import { newestSize } from '../../src/log/published.ts'
@@ -28,7 +27,8 @@ export async function checkTestLog(
     const publicKeys = new Map(keys.map(({ kid, publicKey }) => [kid, importPublicKey(publicKey)]))
     const dataKeys = new DataKeys(wrapper, head.issuer)
     const rows = {
-      ...{ tx, head, retention: keptForEver },
+      tx,
+      head,
       findDataKey: (tenantId: string | null) => dataKeys.get(tx, tenantId ?? deploymentVault).catch(() => undefined),
       findPublicKey: (kid: string) => publicKeys.get(kid),
     }

@@ -26,9 +26,12 @@ import { createTestDatabase, silentLogger, type TestDatabase } from './database.
 import { type KmsServer, startKmsServer } from './kms-server.ts'
 import { type S3Server, startS3Server } from './s3-server.ts'
 
-/** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
+/** A clock that a test moves. It starts at the real time, because TLS, undici and PostgreSQL use that, or before it. */
 export class TestClock implements Clock {
-  #ms = Date.now()
+  #ms: number
+  constructor(agoMs = 0) {
+    this.#ms = Date.now() - agoMs
+  }
   now(): Date {
     return new Date(this.#ms)
   }
@@ -114,10 +117,11 @@ export class TestRelay {
   static async start(
     options: Partial<TestOptions> = {},
     beside?: Pick<TestRelay, 'database' | 'folder' | 'clock'>,
+    clock = beside?.clock ?? new TestClock(),
   ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
-    const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
+    const relay = new TestRelay(database, folder, options, clock)
     await relay.open()
     return relay
   }

@@ -6,7 +6,6 @@ import { DataKeys, deploymentVault } from '../../keyring/data-keys.ts'
 import { importPublicKey } from '../../keyring/jwk.ts'
 import { type KeyRow, selectKeys } from '../../keyring/store.ts'
 import type { DataKey } from '../../keyring/vault.ts'
-import { keptForEver } from '../../log/check/database-copies.ts'
 import { type CheckParts, type CheckReport, checkLog, type PublishedParts } from '../../log/check.ts'
 import type { LogTrust } from '../../log/checkpoint.ts'
 import { makeVerifierKey, parseVerifierKey } from '../../log/note.ts'
@@ -87,7 +86,7 @@ async function checkDatabase(
       const publicKeys = new Map(keys.map((key) => [key.kid, importPublicKey(key.publicKey)]))
       const findDataKey = await dataKeyFinder(tx, config, head.issuer)
       const findPublicKey = (kid: string) => publicKeys.get(kid)
-      const rows = { tx, head, findDataKey, findPublicKey, retention: keptForEver }
+      const rows = { tx, head, findDataKey, findPublicKey }
       return checkLog({ trust, database: rows, published, kept, onProgress })
     }),
   )

@@ -10,43 +10,44 @@ import type { Tell } from './finding.ts'
 import { splitHashes, tellOfTile } from './object-copies.ts'
 import type { Copy, CopyKeeper, Stretch, TilesByAddress } from './rebuild.ts'
 
-/** What the private rows may lack, because it was dropped when its time was over. The entries stay for ever. */
-export interface Retention {
-  isStatementExpired(leafIndex: number): boolean
-  isMessageExpired(acceptedAt: Date): boolean
-}
-
-export const keptForEver: Retention = { isStatementExpired: () => false, isMessageExpired: () => false }
-
 export interface DatabaseParts {
   /** One snapshot. */
   readonly tx: Tx
   /** The data key of a tenant (null: the deployment's own), or undefined if it is destroyed or cannot be had. */
   readonly findDataKey: (tenantId: string | null) => Promise<DataKey | undefined>
   readonly findPublicKey: (kid: string) => KeyObject | undefined
-  readonly retention: Retention
   readonly treeSize: number
 }
 
 /** The log as the database holds it, below its head. */
 export class DatabaseCopies implements CopyKeeper {
   readonly #parts: DatabaseParts
+  readonly #dropped: Dropped
   /** Statements whose data key could not be had: their entries were checked, their text was not. */
   unopened = 0
   /** Messages found by their statements. */
   messages = 0
 
-  constructor(parts: DatabaseParts) {
+  private constructor(parts: DatabaseParts, dropped: Dropped) {
     this.#parts = parts
+    this.#dropped = dropped
+  }
+
+  static async open(parts: DatabaseParts): Promise<DatabaseCopies> {
+    return new DatabaseCopies(parts, await findDropped(parts))
   }
 
   async read({ tileIndex, width }: Stretch, tell: Tell): Promise<readonly Copy[]> {
     const { tx } = this.#parts
     const first = tileIndex * tileWidth
-    const rows = new Map((await statementsBetween(tx, first, first + width)).map((row) => [row.leafIndex, row]))
+    const found = await statementsBetween(tx, first, first + width)
+    const rows = new Map(found.map((row) => [row.leafIndex, row]))
+    for (const { leafIndex } of found.filter((row) => rows.get(row.leafIndex) !== row)) {
+      tell({ word: 'statement_surplus', leafIndex, detail: `the database has more than one statement ${leafIndex}` })
+    }
     const stretch = Array.from({ length: width }, (_, i) => rows.get(first + i))
     for (const [i, row] of stretch.entries()) {
-      if (row !== undefined || this.#parts.retention.isStatementExpired(first + i)) continue
+      if (row !== undefined || first + i <= this.#dropped.statements) continue
       tell({ word: 'statement_missing', leafIndex: first + i, detail: `the database has no statement ${first + i}` })
     }
     const opened = await this.#open(stretch, tell)
@@ -97,12 +98,12 @@ export class DatabaseCopies implements CopyKeeper {
     for (const row of stretch) {
       const dataKey = row && (await this.#parts.findDataKey(row.tenantId))
       if (row !== undefined && dataKey === undefined) this.unopened += 1
-      opened.push(row && dataKey && this.#openOne(row, dataKey, tell))
+      opened.push(row && dataKey && (await this.#openOne(row, dataKey, tell)))
     }
     return opened
   }
 
-  #openOne(row: StatementRow, dataKey: DataKey, tell: Tell): Opened | undefined {
+  async #openOne(row: StatementRow, dataKey: DataKey, tell: Tell): Promise<Opened | undefined> {
     const { leafIndex } = row
     let statement: Opened
     try {
@@ -113,7 +114,10 @@ export class DatabaseCopies implements CopyKeeper {
       tell({ word: 'statement_unreadable', leafIndex, detail })
       return undefined
     }
-    const { kind, tenant = null, actor = null, iat } = statement.stated
+    const { kind, tenant: subject = null, actor = null, iat } = statement.stated
+    // What had still to be said of a tenant that was erased is filed under the deployment.
+    const isErased = row.tenantId === null && (await this.#parts.findDataKey(subject as string | null)) === undefined
+    const tenant = isErased ? null : subject
     const filed = [row.kind, row.tenantId, row.actor, Math.floor(row.statedAt.getTime() / 1000)]
     if ([kind, tenant, actor, iat].some((value, i) => value !== filed[i])) {
       const detail = `statement ${leafIndex} in the database is filed under another kind, tenant, actor or time than it states`
@@ -147,7 +151,7 @@ export class DatabaseCopies implements CopyKeeper {
       if (found !== undefined) {
         const detail = `the row of ${id} points at leaf ${found}; leaf ${leafIndex} states it`
         tell({ word: 'message_misplaced', leafIndex, detail })
-      } else if (!this.#parts.retention.isMessageExpired(new Date(Number(stated.iat) * 1000))) {
+      } else if (leafIndex > this.#dropped.messages) {
         tell({ word: 'message_missing', leafIndex, detail: `leaf ${leafIndex} states ${id}, which has no row` })
       }
     }
@@ -164,7 +168,7 @@ export class DatabaseCopies implements CopyKeeper {
     let messages = 0
     for await (const { id, leafIndex, kind } of pages<PlacedMessage>(tx, selectPlaces)) {
       messages += 1
-      if (kind === 'message.accepted' || this.#parts.retention.isStatementExpired(leafIndex)) continue
+      if (kind === 'message.accepted' || leafIndex <= this.#dropped.statements) continue
       const detail = `the row of ${id} points at leaf ${leafIndex}, which accepts no message`
       tell({ word: 'message_misplaced', leafIndex, detail })
     }
@@ -176,6 +180,38 @@ export class DatabaseCopies implements CopyKeeper {
     for await (const { id, messageId } of pages<{ id: string; messageId: string }>(tx, selectOrphans)) {
       tell({ word: 'delivery_orphaned', detail: `delivery ${id} is of ${messageId}, which is no message` })
     }
+  }
+}
+
+/** The newest leaves of which rows were dropped because their time was over; −1 where none were. Whatever is older may be
+ *  missing: its entry stays, in its bundle. */
+interface Dropped {
+  statements: number
+  messages: number
+}
+
+const selectRuns = `
+  select sealed from statements where tenant_id is null and kind = 'retention.applied' and leaf_index < $1`
+
+/** By what the retention runs state that are still kept. Of those that are not, the later ones state that they expired. */
+async function findDropped({ tx, findDataKey, treeSize }: DatabaseParts): Promise<Dropped> {
+  const dropped = { statements: -1, messages: -1 }
+  const dataKey = await findDataKey(null)
+  if (dataKey === undefined) return dropped
+  for (const { sealed } of await tx.query<{ sealed: Uint8Array }>(selectRuns, [treeSize])) {
+    const { sub, last_leaf: last } = openRun(dataKey, sealed)
+    if (sub !== 'statements' && sub !== 'messages') continue
+    if (typeof last === 'number') dropped[sub] = Math.max(dropped[sub], last)
+  }
+  return dropped
+}
+
+/** One that does not open excuses nothing, and is told of when its turn comes. */
+function openRun(dataKey: DataKey, sealed: Uint8Array): JsonObject {
+  try {
+    return parseJson(dataKey.open(sealed, statementContext(null))) as JsonObject
+  } catch {
+    return {}
   }
 }
 
