@@ -47,9 +47,10 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   try {
     const { relay, database, metrics } = await openRelay(config, logger, ending, (error) => void stop(1, error.message))
     const madeKey = await ensureAdminKey(relay, database, config)
-    const { maxPayloadBytes } = config
+    const { maxPayloadBytes, trustedProxies } = config
     const { observer, text } = metrics
-    const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes })
+    const limits = { maxPayloadBytes, trustedProxies }
+    const server = await buildServer({ relay, database, logger, observer, metrics: text, ...limits })
     ending.push(() => server.close())
     await server.listen({ port: config.port, host: config.host })
     relay.start()

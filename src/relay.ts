@@ -5,7 +5,7 @@ import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
-import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
 import { openWitnessPoster } from './delivery/witness-poster.ts'
 import { DeliveryWorker } from './delivery/worker.ts'
@@ -19,12 +19,15 @@ import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
 import { type KeyPurpose, type KeyRecord, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
+import { AuditLog } from './log/audit.ts'
+import { Calls } from './log/calls.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
 import { Partitions } from './log/partitions.ts'
+import { type ConsistencyProof, findConsistency, findInclusion, findLeaf, type InclusionProof } from './log/proofs.ts'
 import { CheckpointPublisher } from './log/publication.ts'
-import { findEntries, findTile, proveAt, proveNow, readStatement } from './log/reader.ts'
+import { findEntries, findTile } from './log/reader.ts'
 import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
@@ -37,7 +40,7 @@ import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
-import { payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
+import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import { bind } from './ports/effect.ts'
@@ -47,6 +50,7 @@ import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
 import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
+import { Receipts } from './receipt/receipts.ts'
 import {
   type CheckpointOpener,
   type Evidence,
@@ -121,6 +125,9 @@ export class Relay {
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly sequencer: Sequencer
+  readonly calls: Calls
+  readonly audit: AuditLog
+  readonly receipts: Receipts
   readonly worker: DeliveryWorker
   readonly rotation: KeyRotation
   readonly retention: RetentionRun
@@ -129,7 +136,6 @@ export class Relay {
   readonly witnesses: Witnesses
   readonly #abandonment: Abandonment
   readonly #adapters: Adapters
-  readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
   readonly #closePoster: () => Promise<void>
@@ -157,6 +163,9 @@ export class Relay {
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.sequencer = parts.sequencer
+    this.calls = parts.calls
+    this.audit = parts.audit
+    this.receipts = parts.receipts
     this.worker = parts.worker
     this.rotation = parts.rotation
     this.retention = parts.retention
@@ -166,7 +175,6 @@ export class Relay {
     this.witnesses = parts.witnesses
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
-    this.#dataKeys = parts.dataKeys
     this.#append = parts.append
     this.#publisher = parts.publisher
     this.#closePoster = parts.closePoster
@@ -214,30 +222,6 @@ export class Relay {
     return this.archive.get(tenantId, id)
   }
 
-  /** A receipt with the signature of acceptance and a proof in the newest checkpoint, or the newest that was cosigned. */
-  async receiptOf(message: StoredMessage): Promise<Receipt> {
-    const { database } = this.#adapters
-    const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
-    if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const place = await this.#placeOf(message.leafIndex)
-    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
-  }
-
-  /** A leaf's proof, in the newest checkpoint that witnesses cosigned if it is as old as that, else in the newest. */
-  async #placeOf(leafIndex: number) {
-    const { database } = this.#adapters
-    const cosigned = await this.witnesses.covering(leafIndex)
-    if (cosigned === undefined) {
-      const { head, proof } = await proveNow(database, this.#tiles, leafIndex)
-      return { leafIndex, proof, checkpoint: head.checkpoint }
-    }
-    return {
-      leafIndex,
-      proof: await proveAt(database, this.#tiles, leafIndex, cosigned.treeSize),
-      checkpoint: cosigned.note,
-    }
-  }
-
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
     return deliveriesOf(this.#adapters.database, message.id)
   }
@@ -248,6 +232,14 @@ export class Relay {
     await this.directory.refresh()
     await this.#abandonment.ofErased()
     return tenant
+  }
+
+  /** Where everything stands that was stated about a message of this tenant; nowhere, if it has no such message. */
+  async leavesOf(tenantId: string, id: string): Promise<number[]> {
+    const { database } = this.#adapters
+    const message = await findMessage(database, id)
+    if (message?.tenantId !== tenantId) return []
+    return [message.leafIndex, ...(await leavesOfDeliveries(database, id))]
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
@@ -280,6 +272,19 @@ export class Relay {
 
   entries(index: number, width: number): Promise<Uint8Array[] | undefined> {
     return findEntries(this.#adapters.database, index, width)
+  }
+
+  /** Undefined where the log has not got so far. */
+  findInclusion(leafIndex: number, size: number | undefined): Promise<InclusionProof | undefined> {
+    return findInclusion(this.#adapters.database, this.#tiles, leafIndex, size)
+  }
+
+  findConsistency(fromSize: number, size: number | undefined): Promise<ConsistencyProof | undefined> {
+    return findConsistency(this.#adapters.database, this.#tiles, fromSize, size)
+  }
+
+  findLeaf(entry: Uint8Array): Promise<number | undefined> {
+    return findLeaf(this.#adapters.database, entry)
   }
 
   /** What is due, and when each purpose rotates next by the policy. */
@@ -374,7 +379,7 @@ export class Relay {
    *  Its statement knows, also when the payload itself has expired. */
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
-    const receipt = await this.receiptOf(before)
+    const receipt = await this.receipts.issue(await this.receipts.find(before.tenantId, before.leafIndex))
     const { payload } = parseJson(Buffer.from(receipt.payload, 'base64url')) as { payload: { sha256: string } }
     const same = payload.sha256 === Buffer.from(message.sha256).toString('base64url')
     if (!same || before.contentType !== message.contentType) throw new RelayError('idempotency_key_reused')
@@ -399,7 +404,7 @@ function appending({ issuer, database, keyring, dataKeys, expiry, sequencer, wor
   return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, keyring)
+    const draft = draftReceipt({ message: message.id }, signed, keyring)
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const kept = { message, sealed, ...(await expiry.of(message)) }
@@ -418,6 +423,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.request && { request: message.request }),
   ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
@@ -439,6 +445,9 @@ interface RelayParts {
   notices: Notices
   append: ReturnType<typeof appending>
   sequencer: Sequencer
+  calls: Calls
+  audit: AuditLog
+  receipts: Receipts
   worker: DeliveryWorker
   rotation: KeyRotation
   retention: RetentionRun
@@ -499,6 +508,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   observer.treeGrew(current.treeSize)
   const ids = new IdMaker()
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
+  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const calls = new Calls({ sequencer, clock, issuer, ids, logger, mostUnderWay: maxQueue })
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
   const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
@@ -527,14 +538,14 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
-  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const audit = new AuditLog(database, dataKeys, clock)
+  const receipts = new Receipts({ database, dataKeys, keyring, tiles, witnesses, trust, issuer, clock })
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
-    ...{ rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids, maxQueue },
-    keyTickMs,
-    ...{ retention, archive, abandonment },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
+    ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment },
   }
 }
 

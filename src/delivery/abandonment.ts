@@ -10,7 +10,7 @@ export const abandonments: Effect<string> = {
   async write(tx, rows) {
     abandonDeliveries(
       tx,
-      rows.map(({ row }) => row),
+      rows.map(({ row: id, leafIndex }) => ({ id, leafIndex })),
     )
   },
 }

@@ -92,13 +92,16 @@ const recordFailed = `
 
 const settleAbandoned = `
   with abandoned as (
-    delete from deliveries where id = any($1::text[])
-    returning id, tenant_id, message_id, endpoint_id, attempts)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
+    delete from deliveries d
+     using unnest($1::text[], $2::bigint[]) as given_up (id, leaf_index)
+     where d.id = given_up.id
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.attempts, given_up.leaf_index)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, abandoned_leaf, state)
   select *, 'abandoned' from abandoned`
 
-export const abandonDeliveries = (tx: Transaction, ids: readonly string[]): void =>
-  tx.send(settleAbandoned, [textArray(ids)])
+/** Each with the leaf of the statement that it was given up. */
+export const abandonDeliveries = (tx: Transaction, rows: readonly { id: string; leafIndex: number }[]): void =>
+  tx.send(settleAbandoned, [textArray(rows.map((row) => row.id)), int8Array(rows.map((row) => row.leafIndex))])
 
 /** A delivery that will never be made. */
 export type HopelessDelivery = DueDelivery
@@ -157,6 +160,21 @@ const selectDeliveries = `
 
 export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> =>
   tx.query(selectDeliveries, [messageId])
+
+const selectLeaves = `
+  with owed as (
+    select attempts, null::bigint as abandoned_leaf from deliveries where message_id = $1
+     union all
+    select attempts, abandoned_leaf from settled_deliveries where message_id = $1)
+  select (attempt ->> 'leaf_index')::bigint as "leafIndex" from owed, jsonb_array_elements(attempts) as attempt
+   union all
+  select abandoned_leaf from owed where abandoned_leaf is not null`
+
+/** Where in the log everything stands that was stated about the deliveries of a message. */
+export async function leavesOfDeliveries(tx: Tx, messageId: string): Promise<number[]> {
+  const rows = await tx.query<{ leafIndex: number }>(selectLeaves, [messageId])
+  return rows.map((row) => row.leafIndex)
+}
 
 const selectOldest = `
   select next_attempt_at as "dueAt" from deliveries order by next_attempt_at limit 1`

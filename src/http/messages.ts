@@ -1,9 +1,9 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { parseJson } from '../message/json.ts'
-import { receiptMediaType } from '../receipt/receipt.ts'
+import type { StoredMessage } from '../message/store.ts'
 import type { Relay } from '../relay.ts'
 import { readableTenant } from './authenticate.ts'
-import { DeliveryAnswer, MessageAnswer, pageOf, ReceiptAnswer } from './schemas.ts'
+import { DeliveryAnswer, MessageAnswer, pageOf } from './schemas.ts'
 
 /** Reading back what was accepted. */
 export function messageRoutes(app: FastifyInstance, relay: Relay): void {
@@ -12,11 +12,17 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
     schema: { summary, tags: ['Messages'], produces: [mediaType], response: { 200: answer } },
   })
 
+  async function find({ principal, params, call }: FastifyRequest<AtMessage>): Promise<StoredMessage> {
+    const message = await relay.getMessage(readableTenant(principal), params.message)
+    if (call !== null) call.tenant = message.tenantId
+    return message
+  }
+
   app.get<AtMessage>(
     '/v1/messages/:message',
     describe('Read a message and its payload, as long as that is kept', MessageAnswer),
-    async ({ principal, params }) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
+    async (request) => {
+      const message = await find(request)
       const { id, sourceId, leafIndex, acceptedAt } = message
       const facts = { id, source: sourceId, accepted_at: acceptedAt.toISOString(), leaf_index: leafIndex }
       const content = await relay.archive.contentOf(message)
@@ -35,20 +41,10 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
   )
 
   app.get<AtMessage>(
-    '/v1/messages/:message/receipt',
-    describe('A fresh receipt, proven in the newest checkpoint', ReceiptAnswer, receiptMediaType),
-    async ({ principal, params }, reply) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
-      reply.type(receiptMediaType)
-      return JSON.stringify(await relay.receiptOf(message))
-    },
-  )
-
-  app.get<AtMessage>(
     '/v1/messages/:message/deliveries',
     describe('Its deliveries and their attempts', pageOf(DeliveryAnswer)),
-    async ({ principal, params }) => {
-      const message = await relay.getMessage(readableTenant(principal), params.message)
+    async (request) => {
+      const message = await find(request)
       const deliveries = await relay.deliveriesOf(message)
       return {
         data: deliveries.map(({ id, endpointId, state, nextAttemptAt, attempts }) => ({

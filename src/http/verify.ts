@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
+import type { CallFacts } from '../log/statement.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
 import { DatabaseUnavailable } from '../ports/database.ts'
@@ -22,7 +23,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         response: { 200: VerdictAnswer },
       },
     },
-    async ({ body }) => {
+    async ({ body, call }) => {
       const { receipt, webhook } = body as { receipt?: JsonValue; webhook?: Evidence['webhook'] }
       if (receipt === undefined && webhook === undefined) {
         throw new RelayError('request_invalid', { detail: 'Send a receipt, a webhook, or both.' })
@@ -33,6 +34,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
+      if (call !== null) Object.assign(call.facts, factsOf(verdict))
       const answer = { ...verdict, ...(await contentOf(verdict)) }
       return log === undefined ? answer : { ...answer, log: describeLog(log) }
     },
@@ -49,6 +51,10 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
     return fate === undefined ? {} : { content: fate.state, ...erasedLeaf(fate) }
   }
 }
+
+/** What the audit log keeps of a verification that a holder of a key asked for. */
+const factsOf = ({ verdict, statement }: Pick<Verdict, 'verdict' | 'statement'>): CallFacts =>
+  typeof statement?.sub === 'string' ? { verdict, about: statement.sub } : { verdict }
 
 function payloadOf(body: { payload?: JsonValue; payload_base64?: string }): Pick<Evidence, 'payload'> {
   if (body.payload !== undefined && body.payload_base64 !== undefined) {

@@ -82,6 +82,8 @@ export type AuditEvent =
       source: string
       /** The API key, or the source itself where its scheme vouches for the post. */
       actor: string
+      /** The call that brought it, which needs no `api.called` of its own. Absent where the relay itself made it. */
+      request?: { id: string; address: string }
       /** That scheme. */
       authentication?: string
       /**
@@ -96,6 +98,10 @@ export type AuditEvent =
         content_type?: string
       }
     }
+  | ({ kind: 'api.called'; tenant?: string; actor: string; status: number } & Called & CallFacts)
+  /** A call without a valid key. Strangers can make any number of them, so not each is stated: `suppressed` counts those
+   *  of any address that this process did not state since the one it stated before. */
+  | ({ kind: 'api.refused'; code: string; suppressed?: number } & Called)
   | {
       kind: 'delivery.attempted'
       sub: string
@@ -119,6 +125,26 @@ export type AuditEvent =
       attempts: number
       reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted' | 'payload_expired' | 'tenant_erased'
     }
+
+interface Called {
+  /** `req_…`, as the answer's `x-request-id` says. */
+  sub: string
+  address: string
+  method: string
+  /** The pattern, e.g. `/v1/messages/:message`; absent where the path is no route's. */
+  route?: string
+}
+
+/** What some calls have to say beside. */
+export interface CallFacts {
+  /** Why it was refused: a code of the table of errors. */
+  code?: string
+  /** A post with an Idempotency-Key that was used before: the message it repeated. */
+  message?: string
+  /** Of a verification, and what the receipt was about, if its signature holds. */
+  verdict?: string
+  about?: string
+}
 
 interface KeyEvent<Kind extends string> {
   kind: Kind

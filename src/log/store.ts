@@ -149,6 +149,24 @@ export async function entriesBetween(tx: Tx, from: number, to: number): Promise<
   return rows.map((row) => row.entry)
 }
 
+const selectEntry = `
+  select tile_index * 256 + (position($1::bytea in entries) - 1) / 32 as "leafIndex"
+    from (select tile_index, entries from entry_bundles order by tile_index desc limit $3) as newest
+   where position($1::bytea in entries) % 32 = 1
+   union all
+  select leaf_index from statements where leaf_index >= $2 and entry = $1`
+
+/** Where `entry` stands: in one of the newest `bundles`, or behind them. */
+export async function findEntry(
+  tx: Tx,
+  entry: Uint8Array,
+  treeSize: number,
+  bundles: number,
+): Promise<number | undefined> {
+  const [row] = await tx.query<{ leafIndex: number }>(selectEntry, [entry, treeSize - (treeSize % 256), bundles])
+  return row?.leafIndex
+}
+
 const selectBundle = `select entries from entry_bundles where tile_index = $1`
 
 /** The 256 entries of a full bundle, 32 bytes each. */

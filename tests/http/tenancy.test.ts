@@ -37,6 +37,9 @@ const rights = `
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /v1/statements/{index}/receipt            admin tenant
+  GET    /v1/tenants/{tenant}/audit                admin tenant export
+  GET    /v1/audit                                 admin
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
   GET    /v1/retention                             everyone
@@ -46,6 +49,8 @@ const rights = `
   POST   /v1/keys/{kid}/revoke                     admin
   GET    /.well-known/jwks.json                    everyone
   GET    /.well-known/http-message-signatures-directory everyone
+  GET    /v1/log/inclusion                         everyone
+  GET    /v1/log/consistency                       everyone
   GET    /log/checkpoint                           everyone
   GET    /log/vkey                                 everyone
   GET    /log/tile/{path}                          everyone
@@ -62,7 +67,10 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
+type Names = Record<
+  'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'index' | 'kid' | 'path',
+  string
+>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
@@ -78,6 +86,12 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/verify': () => ({ receipt: {} }),
   'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
   'POST /v1/keys/{kid}/revoke': () => ({ reason: 'lost', from: relay.clock.now().toISOString() }),
+}
+
+/** What a path that asks a question needs beside it. */
+const queries: Record<string, string> = {
+  '/v1/log/inclusion': '/v1/log/inclusion?index=0',
+  '/v1/log/consistency': '/v1/log/consistency?from=1',
 }
 
 interface Furnished extends TestTenant {
@@ -155,7 +169,7 @@ test('no answer to a stranger holds an id, a name, a URL or a word of the payloa
   const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
   const deliveries = body.data.map(({ id }) => id)
   expect(deliveries).toHaveLength(1)
-  const { path: _, kid: __, ...ids } = acme.names
+  const { path: _, kid: __, index: ___, ...ids } = acme.names
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
     for (const route of routes) {
@@ -245,8 +259,14 @@ async function furnish(name: string): Promise<Furnished> {
   const { id: url, url: href } = await makeUrl(tenant.id, source)
   const token = href.split('/').at(-1) ?? ''
   const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message }
+  const { index } = (await relay.readAudit(tenant, { kind: 'message.accepted' }))[0] ?? {}
   const kid = await publishedKid()
-  return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+  return {
+    ...tenant,
+    names: { ...names, index: String(index), kid, path: 'entries/000.p/1' },
+    exportKey: made.key,
+    revokedKey: revoked.key,
+  }
 }
 
 const makeKey = (tenant: string, wish: object) =>
@@ -293,7 +313,7 @@ const namesMoreThanItsTenant = ({ name }: { name: string }): boolean =>
 
 async function ask({ method, path }: { method: string; path: string }, names: Names, key: string | null) {
   const body = bodies[`${method} ${path}`]?.(names)
-  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
+  const url = relay.url + (queries[path] ?? path).replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
   const headers = {
     ...(key !== null && { authorization: `Bearer ${key}` }),
     ...(body !== undefined && { 'content-type': 'application/json' }),
@@ -301,8 +321,9 @@ async function ask({ method, path }: { method: string; path: string }, names: Na
   return readAnswer(await fetch(url, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) }))
 }
 
-/** All that a client can see but the time. */
+/** All that a client can see but the time and the number of its call. */
 async function readAnswer(response: Response) {
-  const { date: _, ...headers } = Object.fromEntries(response.headers)
-  return { status: response.status, headers, text: await response.text() }
+  const { date: _, 'x-request-id': id = '', ...headers } = Object.fromEntries(response.headers)
+  expect(id).toMatch(/^req_/)
+  return { status: response.status, headers, text: (await response.text()).replace(id, '') }
 }
