@@ -1,22 +1,23 @@
 import type { Id } from '../message/id.ts'
 
-/** One message owed to one endpoint, claimed by this process and so with everything in hand to attempt it. */
+/** One message owed to one endpoint, claimed by this process. */
 export interface ClaimedDelivery {
   readonly id: Id<'dlv'>
   readonly tenantId: string
   readonly messageId: string
   readonly endpointId: string
+  /** Deliveries of one endpoint and key go one after the other; null: this one keeps no order. */
+  readonly orderKey: string | null
   /** Attempts made so far. */
   readonly attempts: number
-  /** Until then no other process claims it. */
-  readonly leaseEndsAt: Date
-  /** What to send, and where. Undefined where the claim came from the database and has yet to look it up. */
+  /** Names this claim, and no other: what it may still record depends on that. */
+  readonly claim: string
+  /** What to send. Undefined where the claim came from the database and has yet to look it up. */
   readonly cargo: Cargo | undefined
 }
 
-/** The bytes to forward, the receipt of their acceptance, and the receiver's URL. */
+/** The bytes to forward, and the receipt of their acceptance. */
 export interface Cargo {
-  readonly url: string
   /** The canonical payload. */
   readonly payload: Uint8Array
   /** SHA-256 of `payload`. */
@@ -37,3 +38,10 @@ export interface AttemptRecord {
   /** Its statement's place in the log. */
   readonly leaf_index: number
 }
+
+export const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => ({
+  sub: id,
+  tenant: tenantId,
+  message: messageId,
+  endpoint: endpointId,
+})

@@ -1,0 +1,68 @@
+import type { Passage } from './breaker.ts'
+
+/** Taken from one backlog at a time. */
+const pageLength = 200
+
+/** A paused endpoint is looked at again after this long; resuming it does not wait for that. */
+const pausedMs = 60_000
+
+/** When there is no room here, others may have some; and here it may be back. */
+const fullMs = 250
+
+/** A probe whose answer nobody recorded is followed by another after its timeout and this long. */
+const probeMarginMs = 5000
+
+export interface BacklogState {
+  readonly now: Date
+  readonly passage: Passage
+  readonly paused: boolean
+  readonly rateLimit: { readonly perSecond: number; readonly burst: number } | null
+  /** Of an attempt. */
+  readonly timeoutMs: number
+  /** How many more this process can hold for the endpoint. */
+  readonly room: number
+  /** Where the endpoint has a rate limit: what was let through is paid for then. */
+  readonly paidUntil: Date | null
+}
+
+export interface Allowance {
+  /** How many may be claimed now. */
+  readonly most: number
+  /** When to look again, once `taken` of them were, and until when those are paid for. */
+  readonly then: (taken: number) => { drainAt: Date; paidUntil: Date | null }
+}
+
+/**
+ * How much of an endpoint's backlog may be claimed now. Asked under the lock of the backlog, so that what it allows is
+ * allowed once, whatever the number of processes: one probe at a time, and no more than the rate.
+ *
+ * The rate is GCRA (ITU-T I.371): each attempt costs 1 ÷ rate of time, and the bill may run ahead of the clock by the
+ * burst.
+ */
+export function allowanceOf(state: BacklogState): Allowance {
+  const { now, passage, room, rateLimit } = state
+  const paidUntil = rateLimit === null ? null : state.paidUntil
+  const wait = (drainAt: Date): Allowance => ({ most: 0, then: () => ({ drainAt, paidUntil }) })
+  if (state.paused) return wait(after(now, pausedMs))
+  if (passage.kind === 'stopped') return wait(passage.until)
+  if (room <= 0) return wait(after(now, fullMs))
+  const probing = passage.kind === 'probes'
+  const again = probing ? after(now, state.timeoutMs + probeMarginMs) : now
+  const page = probing ? 1 : Math.min(room, pageLength)
+  if (rateLimit === null) return { most: page, then: () => ({ drainAt: again, paidUntil: null }) }
+
+  const costMs = 1000 / rateLimit.perSecond
+  const owedMs = Math.max(0, (paidUntil?.getTime() ?? 0) - now.getTime())
+  const affordable = Math.floor((rateLimit.burst * costMs - owedMs) / costMs + 1e-9)
+  return {
+    most: Math.max(0, Math.min(page, affordable)),
+    then(taken) {
+      const billMs = now.getTime() + owedMs + taken * costMs
+      const nextMs = Math.ceil(billMs - (rateLimit.burst - 1) * costMs)
+      const drainAt = new Date(Math.max(nextMs, taken > 0 ? again.getTime() : now.getTime()))
+      return { drainAt, paidUntil: new Date(Math.ceil(billMs)) }
+    },
+  }
+}
+
+const after = (at: Date, ms: number): Date => new Date(at.getTime() + ms)
