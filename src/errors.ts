@@ -36,6 +36,8 @@ export const errorTable = {
   key_revoked: [409, 'This key is revoked already. A revocation cannot be changed.'],
   endpoint_url_invalid: [422, 'The endpoint URL cannot be used.'],
   endpoint_address_forbidden: [422, 'The endpoint URL leads to an address this relay does not deliver to.'],
+  endpoint_option_invalid: [422, 'An option of the endpoint cannot be used.'],
+  endpoint_changed: [409, 'The endpoint was changed at the same time. Read it again and repeat the change.'],
 
   // The relay itself
   overloaded: [503, 'The relay has more work than it can hold. Try again after the time in Retry-After.'],

@@ -2,9 +2,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
+import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard } from './delivery/guard.ts'
+import { Notices } from './delivery/notices.ts'
+import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
-import { DeliveryWorker } from './delivery/worker.ts'
+import { type Audience, everyone } from './delivery/subscription.ts'
+import { Upkeep } from './delivery/upkeep.ts'
+import { DeliveryWorker, hostConcurrency } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
 import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
@@ -64,10 +69,19 @@ export interface Adapters {
 
 export type RelayOptions = Pick<
   Config,
-  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
+  | 'publicUrl'
+  | 'port'
+  | 'egressAllow'
+  | 'retrySchedule'
+  | 'maxQueue'
+  | 'deliveryConcurrency'
+  | 'deliveryLeaseS'
+  | 'pauseAfterDays'
 > & {
   /** How often the database is asked for deliveries that fell due, milliseconds. */
   readonly pollMs?: number
+  /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
+  readonly upkeepMs?: number
   /** How keys live (keys/policy.json). */
   readonly policy: KeyPolicy
   /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
@@ -96,12 +110,15 @@ export class Relay {
   readonly directory: Directory
   readonly administration: Administration
   readonly endpoints: Endpoints
+  readonly notices: Notices
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
+  readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
+  readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
@@ -121,13 +138,16 @@ export class Relay {
     this.directory = parts.directory
     this.administration = parts.administration
     this.endpoints = parts.endpoints
+    this.notices = parts.notices
     this.sequencer = parts.sequencer
     this.worker = parts.worker
+    this.upkeep = parts.upkeep
     this.rotation = parts.rotation
     this.policy = parts.policy
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
+    this.#append = parts.append
     this.#publisher = parts.publisher
     this.#trust = parts.trust
     this.#ids = parts.ids
@@ -139,7 +159,8 @@ export class Relay {
   }
 
   start(): void {
-    this.worker.start()
+    this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
+    this.upkeep.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
   }
 
@@ -158,19 +179,10 @@ export class Relay {
   }
 
   async #accept(arrival: Omit<Arrival, 'id'>): Promise<Acceptance> {
-    const { clock, database, observer } = this.#adapters
+    const { clock, observer } = this.#adapters
     const now = clock.now()
     const message = parseMessage({ ...arrival, id: this.#ids.make('msg', now) }, now)
-    const stated = state(this.issuer, acceptanceOf(message), now)
-    const signed = await signStatement(this.keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, this.keyring)
-    const dataKey = await this.#dataKeys.get(database, message.tenantId)
-    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
-    const place = await this.sequencer.append({
-      stated,
-      signed,
-      effects: [bind(storeMessages, { message, sealed }), bind(this.worker.owe, { message, signed })],
-    })
+    const { draft, place } = await this.#append(message, everyone)
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
     return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
@@ -289,6 +301,7 @@ export class Relay {
     this.#stopping.abort()
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
+    await this.upkeep.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -312,6 +325,33 @@ export class Relay {
   }
 }
 
+/** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
+ *  it is owed to. */
+const appending =
+  (
+    parts: {
+      issuer: string
+      keyring: Keyring
+      dataKeys: DataKeys
+      sequencer: Sequencer
+      worker: DeliveryWorker
+    } & Pick<Adapters, 'database'>,
+  ) =>
+  async (message: Message, audience: Audience) => {
+    const { issuer, keyring, dataKeys, sequencer, worker, database } = parts
+    const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
+    const signed = await signStatement(keyring, stated.statement)
+    const draft = draftReceipt(message.id, signed, keyring)
+    const dataKey = await dataKeys.get(database, message.tenantId)
+    const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const place = await sequencer.append({
+      stated,
+      signed,
+      effects: [bind(storeMessages, { message, sealed }), bind(worker.owe, { message, signed, audience })],
+    })
+    return { draft, place }
+  }
+
 const acceptanceOf = (message: Message): AuditEvent => ({
   kind: 'message.accepted',
   sub: message.id,
@@ -332,8 +372,11 @@ interface RelayParts {
   directory: Directory
   administration: Administration
   endpoints: Endpoints
+  notices: Notices
+  append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
+  upkeep: Upkeep
   rotation: KeyRotation
   policy: KeyPolicy
   keyTickMs: number
@@ -371,27 +414,36 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onBroken: adapters.onBroken,
   })
   const ids = new IdMaker()
-  const directory = new Directory(database, clock)
+  const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const guard = new EgressGuard({ allow: options.egressAllow })
-  const endpoints = new Endpoints({ database, acts, guard, clock, ids, administration })
+  const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
-    client: new OutboundClient({ guard, clock }),
+    client: new OutboundClient({ guard, clock, connectionsPerOrigin: hostConcurrency }),
     schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
+  const append = appending({ issuer, keyring, dataKeys, sequencer, worker, database })
+  const notices = new Notices({ append, clock, ids })
+  const { health } = worker
+  const pauseAfterMs = options.pauseAfterDays * 86_400_000
+  const failures = new FailureWatch({
+    ...{ health, endpoints, directory, notices, sequencer, clock, issuer, logger, pauseAfterMs },
+  })
+  const reconciler = new Reconciler({ database, clock, logger, observer })
+  const upkeep = new Upkeep({ failures, reconciler, health, clock, logger, everyMs: options.upkeepMs ?? 10_000 })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, sequencer, worker, rotation, policy, keyTickMs },
-    ...{ adapters, dataKeys, publisher, trust, ids, maxQueue },
+    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, upkeep },
+    ...{ rotation, policy, adapters, dataKeys, append, publisher, trust, ids, maxQueue, keyTickMs },
   }
 }
 

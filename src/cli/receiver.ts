@@ -137,7 +137,8 @@ function verifyTimestamp({ header, receivedAtMs }: Webhook): void {
 /** Standard Webhooks, `v1a`: Ed25519 over id, timestamp and body. There may be a signature for each key of an overlap. */
 async function verifySignature({ header, body, keys }: Webhook): Promise<void> {
   const signed = Buffer.concat([Buffer.from(`${header('webhook-id')}.${header('webhook-timestamp')}.`), body])
-  const key = await findKey(keys, header('webhook-key-id'))
+  const [kid = ''] = header('webhook-key-id').split(' ') // in an overlap a second one may follow: the key before
+  const key = await findKey(keys, kid)
   const signatures = header('webhook-signature')
     .split(' ')
     .filter((signature) => signature.startsWith('v1a,'))

@@ -29,7 +29,7 @@ export interface Allowance {
   /** How many may be claimed now. */
   readonly most: number
   /** When to look again, once `taken` of them were, and until when those are paid for. */
-  readonly then: (taken: number) => { drainAt: Date; paidUntil: Date | null }
+  readonly after: (taken: number) => { drainAt: Date; paidUntil: Date | null }
 }
 
 /**
@@ -42,27 +42,29 @@ export interface Allowance {
 export function allowanceOf(state: BacklogState): Allowance {
   const { now, passage, room, rateLimit } = state
   const paidUntil = rateLimit === null ? null : state.paidUntil
-  const wait = (drainAt: Date): Allowance => ({ most: 0, then: () => ({ drainAt, paidUntil }) })
-  if (state.paused) return wait(after(now, pausedMs))
+  const wait = (drainAt: Date): Allowance => ({ most: 0, after: () => ({ drainAt, paidUntil }) })
+  if (state.paused) return wait(later(now, pausedMs))
   if (passage.kind === 'stopped') return wait(passage.until)
-  if (room <= 0) return wait(after(now, fullMs))
+  if (room <= 0) return wait(later(now, fullMs))
   const probing = passage.kind === 'probes'
-  const again = probing ? after(now, state.timeoutMs + probeMarginMs) : now
+  const again = probing ? later(now, state.timeoutMs + probeMarginMs) : now
   const page = probing ? 1 : Math.min(room, pageLength)
-  if (rateLimit === null) return { most: page, then: () => ({ drainAt: again, paidUntil: null }) }
+  if (rateLimit === null) return { most: page, after: () => ({ drainAt: again, paidUntil: null }) }
 
   const costMs = 1000 / rateLimit.perSecond
   const owedMs = Math.max(0, (paidUntil?.getTime() ?? 0) - now.getTime())
   const affordable = Math.floor((rateLimit.burst * costMs - owedMs) / costMs + 1e-9)
+  const most = Math.max(0, Math.min(page, affordable))
   return {
-    most: Math.max(0, Math.min(page, affordable)),
-    then(taken) {
-      const billMs = now.getTime() + owedMs + taken * costMs
-      const nextMs = Math.ceil(billMs - (rateLimit.burst - 1) * costMs)
-      const drainAt = new Date(Math.max(nextMs, taken > 0 ? again.getTime() : now.getTime()))
-      return { drainAt, paidUntil: new Date(Math.ceil(billMs)) }
+    most,
+    after(taken) {
+      const bill = new Date(Math.ceil(now.getTime() + owedMs + taken * costMs))
+      // Nothing is left: only the bill is kept, until it is paid.
+      if (taken < most) return { drainAt: bill, paidUntil: bill }
+      const nextMs = bill.getTime() - (rateLimit.burst - 1) * costMs
+      return { drainAt: new Date(Math.max(Math.ceil(nextMs), again.getTime())), paidUntil: bill }
     },
   }
 }
 
-const after = (at: Date, ms: number): Date => new Date(at.getTime() + ms)
+const later = (at: Date, ms: number): Date => new Date(at.getTime() + ms)

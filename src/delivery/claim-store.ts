@@ -1,4 +1,4 @@
-import { type Transaction, type Tx, int8Array, textArray, timestamptzArray } from '../ports/database.ts'
+import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 
 /** What a claim from the database brings. */
 export interface ClaimedRow {
@@ -101,17 +101,28 @@ export function wakeBacklogs(
   tx.send(notifyOthers)
 }
 
+const wakeRow = `update endpoint_backlogs set drain_at = least(drain_at, $2) where endpoint_id = $1`
+
+/** Has an endpoint's backlog looked at again, by any process, once it is committed: it was resumed, changed or deleted. */
+export async function wakeBacklog(tx: Tx, endpointId: string, now: Date): Promise<void> {
+  await tx.query(wakeRow, [endpointId, now])
+  await tx.query(notifyOthers)
+}
+
 export interface Backlog {
   endpointId: string
   tenantId: string
   paidUntil: Date | null
+  /** Asked of the database, not of memory: who was just resumed must not be found paused. */
+  paused: boolean
 }
 
 const lockDueBacklogs = `
-  select endpoint_id as "endpointId", tenant_id as "tenantId", paid_until as "paidUntil"
-    from endpoint_backlogs
-   where drain_at <= $1
-   order by drain_at limit $2 for update skip locked`
+  select b.endpoint_id as "endpointId", b.tenant_id as "tenantId", b.paid_until as "paidUntil",
+         coalesce(e.paused_at is not null and e.deleted_at is null, false) as paused
+    from endpoint_backlogs b left join endpoints e on e.id = b.endpoint_id
+   where b.drain_at <= $1
+   order by b.drain_at limit $2 for update of b skip locked`
 
 /** The backlogs whose turn it is, until the transaction ends: nobody else takes from them. */
 export const lockBacklogs = (tx: Tx, now: Date, limit: number): Promise<Backlog[]> =>

@@ -103,8 +103,8 @@ export class Claims {
       const taken = Map.groupBy(rows, (row) => row.endpointId)
       const takenOf = (endpointId: string) => taken.get(endpointId)?.length ?? 0
       const next = backlogs.map(({ endpointId }, i) => {
-        const then = allowances[i]?.then(takenOf(endpointId)) ?? { drainAt: now, paidUntil: null }
-        return { endpointId, ...then }
+        const after = allowances[i]?.after(takenOf(endpointId)) ?? { drainAt: now, paidUntil: null }
+        return { endpointId, ...after }
       })
       scheduleBacklogs(tx, next)
       const short = open.filter(({ endpointId, most }) => takenOf(endpointId) < most).map((each) => each.endpointId)

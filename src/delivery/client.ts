@@ -1,8 +1,11 @@
+import { X509Certificate } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { createSecureContext, getCACertificates } from 'node:tls'
+import { createSecureContext, getCACertificates, type SecureContextOptions } from 'node:tls'
 import { Agent, buildConnector, type Dispatcher, errors } from 'undici'
 import { RelayError } from '../errors.ts'
+import { sha256 } from '../message/digest.ts'
 import { type Clock, systemClock } from '../ports/clock.ts'
+import type { TlsIdentity } from '../tenant/records.ts'
 import { type EgressGuard, HostUnresolved } from './guard.ts'
 
 /** What came of one attempt. Durations are whole milliseconds, from the call of `post` to its end. */
@@ -39,6 +42,14 @@ export interface OutboundOptions {
   clock?: Clock
 }
 
+/** What one attempt has of its own. */
+export interface AttemptOptions {
+  /** For the whole attempt; default: the client's. */
+  timeoutMs?: number
+  /** Who we are to this receiver and whom we trust there; default: nobody, and the system's roots. */
+  tls?: TlsIdentity | null
+}
+
 /**
  * The one HTTP client for everything the relay calls (DESIGN.md rule 7). It speaks HTTP/1.1 with keep-alive, follows no
  * redirect, decompresses nothing, keeps no byte of an answer's body, and connects only where the guard allows. A pooled
@@ -47,7 +58,7 @@ export interface OutboundOptions {
 export class OutboundClient {
   readonly #guard: EgressGuard
   readonly #limits: AttemptLimits
-  readonly #agent: Agent
+  readonly #agents: Agents
   readonly #targets = new Map<string, Target>()
   readonly #inFlight = new Set<Promise<Outcome>>()
 
@@ -55,15 +66,7 @@ export class OutboundClient {
     const { guard, timeoutMs = 15_000, maxResponseBytes = 64 * 1024, clock = systemClock } = options
     this.#guard = guard
     this.#limits = { timeoutMs, maxResponseBytes, clock }
-    this.#agent = new Agent({
-      connect: guardedConnector(options),
-      connections: options.connectionsPerOrigin ?? 64,
-      pipelining: 1,
-      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
-      maxHeaderSize: 16 * 1024,
-      headersTimeout: 0, // our deadline covers headers and body together
-      bodyTimeout: 0,
-    })
+    this.#agents = new Agents(options)
   }
 
   /**
@@ -71,12 +74,18 @@ export class OutboundClient {
    * body was read within the cap and the deadline. Any other status is refused, even if its body then stalls or
    * overflows: a large error page still says 404 or 410. Rejects only for a header that cannot be sent.
    */
-  post(url: string, headers: Readonly<Record<string, string>>, body: Uint8Array): Promise<Outcome> {
+  post(
+    url: string,
+    headers: Readonly<Record<string, string>>,
+    body: Uint8Array,
+    { timeoutMs = this.#limits.timeoutMs, tls = null }: AttemptOptions = {},
+  ): Promise<Outcome> {
     const outcome = new Promise<Outcome>((resolve, reject) => {
-      const attempt = new Attempt(this.#limits, resolve, reject)
+      const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject)
       try {
         const { origin, path } = this.#target(url)
-        this.#agent.dispatch({ origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body }, attempt)
+        const request = { origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body } as const
+        this.#agents.for(tls).dispatch(request, attempt)
       } catch (error) {
         attempt.onResponseError(undefined, error)
       }
@@ -90,7 +99,7 @@ export class OutboundClient {
   /** Waits for the attempts in flight, at most `graceMs`, then aborts the rest, and any that are posted later. */
   async close(graceMs = this.#limits.timeoutMs): Promise<void> {
     await Promise.race([Promise.allSettled(this.#inFlight), delay(graceMs, undefined, { ref: false })])
-    await this.#agent.destroy()
+    await this.#agents.destroy()
   }
 
   /** Checks the URL, IP literals included, by the rules of today. They last as long as the process, so what passed once
@@ -113,6 +122,70 @@ interface Target {
 
 const maxTargets = 4096
 const ownHeaders = { 'user-agent': 'Countersign', 'accept-encoding': 'identity' }
+
+/** Beyond this, the agent of the TLS identity used least lately is closed; the next attempt with it connects anew. */
+const mostIdentities = 256
+
+/**
+ * Sockets, pooled apart for each TLS identity: a connection that was made with one endpoint's certificate, or trusted by
+ * its CA, must never carry another endpoint's attempt, even to the same origin.
+ */
+class Agents {
+  readonly #options: OutboundOptions
+  readonly #plain: Agent
+  /** By fingerprint, used least lately first. */
+  readonly #byIdentity = new Map<string, Agent>()
+  /** Endpoints are read again whenever their tenant changes, so equal identities come as different objects. */
+  readonly #fingerprints = new WeakMap<TlsIdentity, string>()
+  #destroyed = false
+
+  constructor(options: OutboundOptions) {
+    this.#options = options
+    this.#plain = this.#make(null)
+  }
+
+  /** Throws if the identity cannot be used: it was vetted when it was written. */
+  for(tls: TlsIdentity | null): Agent {
+    if (tls === null || this.#destroyed) return this.#plain
+    const fingerprint = this.#fingerprint(tls)
+    const known = this.#byIdentity.get(fingerprint)
+    const agent = known ?? this.#make(tls)
+    this.#byIdentity.delete(fingerprint)
+    this.#byIdentity.set(fingerprint, agent)
+    const [oldest] = this.#byIdentity
+    if (this.#byIdentity.size > mostIdentities && oldest !== undefined) {
+      this.#byIdentity.delete(oldest[0])
+      void oldest[1].close() // once what it has in flight is answered
+    }
+    return agent
+  }
+
+  async destroy(): Promise<void> {
+    this.#destroyed = true
+    await Promise.all([this.#plain, ...this.#byIdentity.values()].map((agent) => agent.destroy()))
+  }
+
+  #make(tls: TlsIdentity | null): Agent {
+    return new Agent({
+      connect: guardedConnector(this.#options, tls),
+      connections: this.#options.connectionsPerOrigin ?? 64,
+      pipelining: 1,
+      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
+      maxHeaderSize: 16 * 1024,
+      headersTimeout: 0, // our deadline covers headers and body together
+      bodyTimeout: 0,
+    })
+  }
+
+  #fingerprint(tls: TlsIdentity): string {
+    const known = this.#fingerprints.get(tls)
+    if (known !== undefined) return known
+    const { certificate, key, ca } = tls
+    const fingerprint = sha256(Buffer.from(JSON.stringify([certificate, key, ca]))).toString('base64')
+    this.#fingerprints.set(tls, fingerprint)
+    return fingerprint
+  }
+}
 
 interface AttemptLimits {
   readonly timeoutMs: number
@@ -233,13 +306,16 @@ function reasonOf(error: unknown): UnreachableReason {
 }
 
 /** Connects by way of the guard's `lookup`, and asks it again about the address the socket really has. */
-function guardedConnector({ guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions): buildConnector.connector {
+function guardedConnector(
+  { guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions,
+  tls: TlsIdentity | null,
+): buildConnector.connector {
   const trusted = ca.length === 0 ? {} : { ca: [...getCACertificates('default'), ...ca] }
   const connect = buildConnector({
     timeout: connectTimeoutMs,
     allowH2: false,
     lookup: guard.lookup,
-    secureContext: createSecureContext({ minVersion: 'TLSv1.2', ...trusted }), // made once: parsing roots is slow
+    secureContext: createSecureContext({ minVersion: 'TLSv1.2', ...trusted, ...(tls && contextOf(tls)) }), // made once: parsing roots is slow
     rejectUnauthorized: true, // said aloud, since NODE_TLS_REJECT_UNAUTHORIZED=0 would change the default
   })
   return function connectGuarded(options, callback) {
@@ -250,6 +326,35 @@ function guardedConnector({ guard, connectTimeoutMs = 5000, ca = [] }: OutboundO
       callback(failure ?? new ConnectFailed('connect'), null)
     })
   }
+}
+
+const contextOf = ({ certificate, key, ca }: TlsIdentity): SecureContextOptions => ({
+  ...(certificate !== null && { cert: certificate }),
+  ...(key !== null && { key }),
+  ...(ca !== null && { ca }),
+})
+
+/** Throws `RangeError` unless OpenSSL takes the identity: PEM that parses, and a key that is the certificate's. */
+export function checkTlsIdentity(tls: TlsIdentity): void {
+  const { certificate, key, ca } = tls
+  if ((certificate === null) !== (key === null)) throw new RangeError('a certificate and its key come together')
+  // OpenSSL ignores a CA text that holds no certificate, and would then trust nobody without a word.
+  for (const pem of [certificate, ca]) if (pem !== null) parseCertificates(pem)
+  try {
+    createSecureContext(contextOf(tls))
+  } catch {
+    throw new RangeError('the key cannot be read, or is not the key of the certificate') // the cause might quote the key
+  }
+}
+
+function parseCertificates(pem: string): void {
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+  try {
+    for (const block of blocks) new X509Certificate(block)
+  } catch {
+    throw new RangeError('a certificate in it cannot be read')
+  }
+  if (blocks.length === 0) throw new RangeError('there is no certificate in it; PEM is expected')
 }
 
 function objectionTo(guard: EgressGuard, address: string | undefined): ConnectFailed | undefined {

@@ -1,4 +1,5 @@
 import type { Id } from '../message/id.ts'
+import type { Endpoint } from '../tenant/records.ts'
 
 /** One message owed to one endpoint, claimed by this process. */
 export interface ClaimedDelivery {
@@ -16,8 +17,9 @@ export interface ClaimedDelivery {
   readonly cargo: Cargo | undefined
 }
 
-/** The bytes to forward, and the receipt of their acceptance. */
+/** The bytes to forward, the receipt of their acceptance, and where and how to send them. */
 export interface Cargo {
+  readonly endpoint: Endpoint
   /** The canonical payload. */
   readonly payload: Uint8Array
   /** SHA-256 of `payload`. */
@@ -39,6 +41,7 @@ export interface AttemptRecord {
   readonly leaf_index: number
 }
 
+/** What statements about a delivery say of it. */
 export const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => ({
   sub: id,
   tenant: tenantId,

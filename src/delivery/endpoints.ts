@@ -1,19 +1,67 @@
+import { randomBytes } from 'node:crypto'
 import { RelayError } from '../errors.ts'
+import type { DataKeys } from '../keyring/data-keys.ts'
+import type { DataKey } from '../keyring/vault.ts'
 import type { Acts } from '../log/acts.ts'
+import { canonicalJson } from '../message/canonical.ts'
 import { sha256 } from '../message/digest.ts'
 import type { IdMaker } from '../message/id.ts'
+import { parseJsonPath } from '../message/json-path.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import type { Administration } from '../tenant/administration.ts'
-import type { Endpoint } from '../tenant/records.ts'
-import { deleteEndpoint, findEndpoint, insertEndpoint, touchTenant, updateEndpoint } from '../tenant/store.ts'
+import {
+  deleteEndpoint,
+  findEndpoint,
+  insertEndpoint,
+  listEndpoints,
+  pauseEndpoint,
+  updateEndpoint,
+} from '../tenant/endpoint-store.ts'
+import {
+  defaultOptions,
+  type Endpoint,
+  type EndpointOptions,
+  type HmacSecret,
+  type TlsIdentity,
+} from '../tenant/records.ts'
+import { touchTenant } from '../tenant/store.ts'
+import { wakeBacklog } from './claim-store.ts'
+import { checkTlsIdentity } from './client.ts'
+import { changeHeaders } from './custom-headers.ts'
 import type { EgressGuard } from './guard.ts'
+import { formatSchedule } from './schedule.ts'
+import { compileCondition, parseEventGlob } from './subscription.ts'
 
-/** Receivers' URLs. Each is vetted when it is written, and again at every attempt. */
+/** What a tenant asks of an endpoint. What is absent stays as it is, or is the default. */
+export interface EndpointWish {
+  readonly url?: string
+  readonly name?: string
+  readonly options?: Partial<Omit<EndpointOptions, 'signatures'>>
+  readonly signatures?: Partial<EndpointOptions['signatures']>
+  /** By name; null removes one. */
+  readonly headers?: Readonly<Record<string, string | null>>
+  readonly tls?: TlsIdentity | null
+}
+
+/** An endpoint, and its new HMAC secret if one was made: it is shown this once. */
+export interface WrittenEndpoint {
+  readonly endpoint: Endpoint
+  readonly secret: string | undefined
+}
+
+/** Both secrets sign for so long after a rotation. */
+const secretOverlapMs = 24 * 60 * 60 * 1000
+
+/** Secrets that may be in use at once: who rotates more often than daily cuts the oldest overlap short. */
+const mostSecrets = 3
+
+/** Receivers' URLs and what is sent there. Each URL is vetted when it is written, and again at every attempt. */
 export class Endpoints {
   readonly #database: Database
   readonly #acts: Acts
   readonly #administration: Administration
+  readonly #dataKeys: DataKeys
   readonly #guard: EgressGuard
   readonly #clock: Clock
   readonly #ids: IdMaker
@@ -22,6 +70,7 @@ export class Endpoints {
     database: Database
     acts: Acts
     administration: Administration
+    dataKeys: DataKeys
     guard: EgressGuard
     clock: Clock
     ids: IdMaker
@@ -29,35 +78,73 @@ export class Endpoints {
     this.#database = parts.database
     this.#acts = parts.acts
     this.#administration = parts.administration
+    this.#dataKeys = parts.dataKeys
     this.#guard = parts.guard
     this.#clock = parts.clock
     this.#ids = parts.ids
   }
 
-  /** Rejects with `endpoint_url_invalid` or `endpoint_address_forbidden` and the rule in `detail`. */
-  async create(actor: string, tenantId: string, wish: { url: string; name: string }): Promise<Endpoint> {
-    await this.#administration.getTenant(tenantId)
-    const url = await this.#vet(wish.url)
+  /** Rejects with `endpoint_url_invalid`, `endpoint_address_forbidden` or `endpoint_option_invalid`, and the rule in
+   *  `detail`. */
+  async create(
+    actor: string,
+    tenantId: string,
+    wish: EndpointWish & { readonly url: string },
+  ): Promise<WrittenEndpoint> {
+    const dataKey = await this.#dataKeyOf(tenantId)
     const now = this.#clock.now()
-    const endpoint: Endpoint = { id: this.#ids.make('ep', now), tenantId, name: wish.name, url, createdAt: now }
-    const event = { kind: 'endpoint.created', ...subjectOf(endpoint, actor), url_sha256: digestOf(url) } as const
-    await this.#acts.perform(event, async (tx, configuration) => {
-      await insertEndpoint(tx, endpoint)
-      await touchTenant(tx, tenantId, configuration)
-    })
-    return endpoint
+    const blank = {
+      ...{ id: this.#ids.make('ep', now), tenantId, name: '', url: '', createdAt: now, pausedAt: null, revision: 1 },
+      ...{ pausedReason: null, options: defaultOptions, secrets: { headers: {}, hmac: [], tls: null } },
+    }
+    const { endpoint, secret } = await this.#apply(wish, blank)
+    await this.#acts.perform(
+      { kind: 'endpoint.created', ...configurationOf(endpoint, actor) },
+      async (tx, configuration) => {
+        await insertEndpoint(tx, endpoint, dataKey)
+        await touchTenant(tx, tenantId, configuration)
+      },
+    )
+    return { endpoint, secret }
   }
 
-  async update(actor: string, tenantId: string, id: string, wish: { url?: string; name?: string }): Promise<Endpoint> {
-    const before = await this.get(tenantId, id)
-    const url = wish.url === undefined ? before.url : await this.#vet(wish.url)
-    const endpoint = { ...before, url, name: wish.name ?? before.name }
-    const event = { kind: 'endpoint.updated', ...subjectOf(endpoint, actor), url_sha256: digestOf(url) } as const
-    await this.#acts.perform(event, async (tx, configuration) => {
-      await updateEndpoint(tx, endpoint)
-      await touchTenant(tx, tenantId, configuration)
-    })
-    return endpoint
+  /** Rejects as {@link create} does, and with `endpoint_changed` if somebody else changed it meanwhile. */
+  async update(actor: string, tenantId: string, id: string, wish: EndpointWish): Promise<WrittenEndpoint> {
+    const { endpoint, secret } = await this.#apply(wish, await this.get(tenantId, id))
+    await this.#write(endpoint, { kind: 'endpoint.updated', ...configurationOf(endpoint, actor) })
+    return { endpoint: { ...endpoint, revision: endpoint.revision + 1 }, secret }
+  }
+
+  /** A new HMAC secret; the one before signs beside it until `previousUntil`. */
+  async rotateSecret(actor: string, tenantId: string, id: string): Promise<{ secret: string; previousUntil: Date }> {
+    const endpoint = await this.get(tenantId, id)
+    if (!endpoint.options.signatures.hmac) {
+      throw new RelayError('endpoint_option_invalid', { detail: 'It has no secret: set signatures.hmac first.' })
+    }
+    const now = this.#clock.now()
+    const previousUntil = new Date(now.getTime() + secretOverlapMs)
+    const secret = makeHmacSecret()
+    const hmac = succeed(secret, endpoint.secrets.hmac, now, previousUntil)
+    const event = { kind: 'endpoint.secret_rotated', ...subjectOf(endpoint, actor) } as const
+    const overlap = { previous_until: previousUntil.toISOString() }
+    await this.#write({ ...endpoint, secrets: { ...endpoint.secrets, hmac } }, { ...event, ...overlap })
+    return { secret, previousUntil }
+  }
+
+  /** From now on nothing is sent there; what is owed stays pending. Pausing what is paused changes nothing. */
+  async pause(actor: string, tenantId: string, id: string, reason: string): Promise<Endpoint> {
+    const endpoint = await this.get(tenantId, id)
+    if (endpoint.pausedAt !== null) return endpoint
+    const paused = { ...endpoint, pausedAt: this.#clock.now(), pausedReason: reason }
+    return this.#setPaused(paused, { kind: 'endpoint.paused', ...subjectOf(endpoint, actor), reason })
+  }
+
+  /** What is owed is sent again. */
+  async resume(actor: string, tenantId: string, id: string): Promise<Endpoint> {
+    const endpoint = await this.get(tenantId, id)
+    if (endpoint.pausedAt === null) return endpoint
+    const resumed = { ...endpoint, pausedAt: null, pausedReason: null }
+    return this.#setPaused(resumed, { kind: 'endpoint.resumed', ...subjectOf(endpoint, actor) })
   }
 
   /** Nothing more is sent there: what is still owed is abandoned when it falls due. */
@@ -66,13 +153,60 @@ export class Endpoints {
     await this.#acts.perform({ kind: 'endpoint.deleted', ...subjectOf(endpoint, actor) }, async (tx, configuration) => {
       await deleteEndpoint(tx, tenantId, id, this.#clock.now())
       await touchTenant(tx, tenantId, configuration)
+      await wakeBacklog(tx, id, this.#clock.now())
     })
   }
 
   async get(tenantId: string, id: string): Promise<Endpoint> {
-    const endpoint = await findEndpoint(this.#database, tenantId, id)
+    const endpoint = await findEndpoint(this.#database, tenantId, id, await this.#dataKeyOf(tenantId))
     if (endpoint === undefined) throw new RelayError('not_found')
     return endpoint
+  }
+
+  async list(tenantId: string, after: string, limit: number): Promise<Endpoint[]> {
+    return listEndpoints(this.#database, tenantId, { after, limit }, await this.#dataKeyOf(tenantId))
+  }
+
+  /** The endpoint as wished, vetted. */
+  async #apply(wish: EndpointWish, before: Endpoint): Promise<WrittenEndpoint> {
+    const url = wish.url === undefined ? before.url : await this.#vet(wish.url)
+    const signatures = { ...before.options.signatures, ...wish.signatures }
+    const options = { ...before.options, ...wish.options, signatures }
+    checkOptions(options)
+    const tls = wish.tls === undefined ? before.secrets.tls : wish.tls
+    if (tls !== null && wish.tls !== undefined) refusing('/tls', () => checkTlsIdentity(tls))
+    const headers = refusing('/headers', () => changeHeaders(before.secrets.headers, wish.headers ?? {}))
+    const secret = signatures.hmac && before.secrets.hmac.length === 0 ? makeHmacSecret() : undefined
+    const hmac = secret === undefined ? before.secrets.hmac : [{ secret, until: null }]
+    const name = wish.name ?? before.name
+    // A secret that signs nothing is forgotten: who switches HMAC on again gets another.
+    const secrets = { headers, hmac: signatures.hmac ? hmac : [], tls }
+    return { endpoint: { ...before, name, url, options, secrets }, secret }
+  }
+
+  async #write(endpoint: Endpoint, event: Parameters<Acts['perform']>[0]): Promise<void> {
+    const dataKey = await this.#dataKeyOf(endpoint.tenantId)
+    await this.#acts.perform(event, async (tx, configuration) => {
+      // The statement says what the endpoint is from now on, so a change in between must keep it out of the log.
+      if (!(await updateEndpoint(tx, endpoint, dataKey))) throw new RelayError('endpoint_changed')
+      await touchTenant(tx, endpoint.tenantId, configuration)
+      await wakeBacklog(tx, endpoint.id, this.#clock.now()) // it may be let through faster now
+    })
+  }
+
+  async #setPaused(endpoint: Endpoint, event: Parameters<Acts['perform']>[0]): Promise<Endpoint> {
+    await this.#acts.perform(event, async (tx, configuration) => {
+      await pauseEndpoint(tx, endpoint)
+      await touchTenant(tx, endpoint.tenantId, configuration)
+      await wakeBacklog(tx, endpoint.id, this.#clock.now())
+    })
+    return endpoint
+  }
+
+  /** Rejects with `not_found` if there is no such tenant, which then has no data key either. */
+  async #dataKeyOf(tenantId: string): Promise<DataKey> {
+    await this.#administration.getTenant(tenantId)
+    return this.#dataKeys.get(this.#database, tenantId)
   }
 
   async #vet(text: string): Promise<string> {
@@ -82,7 +216,72 @@ export class Endpoints {
   }
 }
 
+/** Throws `endpoint_option_invalid`, with a pointer to the option. Ranges and counts are the schema's to check. */
+function checkOptions({ events, filter, ordering }: EndpointOptions): void {
+  for (const [i, pattern] of events.entries()) refusing(`/events/${i}`, () => parseEventGlob(pattern))
+  for (const [i, condition] of filter.entries()) refusing(`/filter/${i}/path`, () => compileCondition(condition))
+  if (ordering.kind === 'fifo' && ordering.key !== null) {
+    const { key } = ordering
+    refusing('/ordering/key', () => parseJsonPath(key))
+  }
+}
+
+/** A parser's own sentence, with the option it is about. */
+export function refusing<T>(pointer: string, parse: () => T): T {
+  try {
+    return parse()
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    const { message } = error
+    throw new RelayError('endpoint_option_invalid', {
+      detail: `${message[0]?.toUpperCase()}${message.slice(1)}.`,
+      pointer,
+    })
+  }
+}
+
+/** Standard Webhooks: 24 to 64 bytes in base64. */
+const makeHmacSecret = (): string => `whsec_${randomBytes(32).toString('base64')}`
+
+/** `secret` from now on; the newest before it until `until`, and older ones until their own time. */
+const succeed = (secret: string, before: readonly HmacSecret[], now: Date, until: Date): HmacSecret[] => {
+  const previous = before.map((old) => ({ ...old, until: old.until ?? until.toISOString() }))
+  const inUse = previous.filter((old) => Date.parse(old.until) > now.getTime())
+  return [{ secret, until: null }, ...inUse].slice(0, mostSecrets)
+}
+
 const subjectOf = (endpoint: Endpoint, actor: string) => ({ sub: endpoint.id, tenant: endpoint.tenantId, actor })
 
-/** The log says which URL without showing it: URLs of receivers often hold secrets. */
-const digestOf = (url: string): string => sha256(Buffer.from(url)).toString('base64url')
+/** The log says which URL and TLS identity without showing them, since URLs of receivers often hold secrets, and of
+ *  headers their names. */
+const configurationOf = (endpoint: Endpoint, actor: string) => {
+  const { url, options, secrets } = endpoint
+  return {
+    ...subjectOf(endpoint, actor),
+    url_sha256: digestOf(Buffer.from(url)),
+    options: describeOptions(options),
+    headers: Object.keys(secrets.headers),
+    ...(secrets.tls !== null && { tls_sha256: digestOf(canonicalJson(secrets.tls)) }),
+  }
+}
+
+/** Options as the API takes and shows them, and as statements keep them. */
+export const describeOptions = (options: EndpointOptions) => ({
+  events: options.events,
+  filter: options.filter,
+  timeout_ms: options.timeoutMs,
+  retry_schedule: options.schedule && formatSchedule(options.schedule),
+  rate_limit: options.rateLimit && { per_second: options.rateLimit.perSecond, burst: options.rateLimit.burst },
+  concurrency: options.concurrency,
+  ordering:
+    options.ordering.kind === 'fifo' && options.ordering.key !== null
+      ? { key: options.ordering.key }
+      : options.ordering.kind,
+  signatures: {
+    rfc9421: options.signatures.rfc9421,
+    hmac: options.signatures.hmac,
+    retiring_key: options.signatures.retiringKey,
+  },
+})
+
+const digestOf = (bytes: Uint8Array): string => sha256(bytes).toString('base64url')

@@ -2,7 +2,14 @@ import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import type { Logger } from '../ports/logger.ts'
 import { type Health, type HealthEvent, healthAfter, type Passage, passageOf } from './breaker.ts'
-import { changedHealth, forgetRecovered, type HealthRow, lockHealth, storeHealth, storeRecovery } from './health-store.ts'
+import {
+  changedHealth,
+  forgetRecovered,
+  type HealthRow,
+  lockHealth,
+  storeHealth,
+  storeRecovery,
+} from './health-store.ts'
 
 /** Events kept for one endpoint until they are written; beyond it the oldest of a long row of failures add nothing. */
 const mostEvents = 100

@@ -5,9 +5,6 @@ const laneLength = 1000
 const totalLength = 10_000
 const totalBytes = 128 * 1024 * 1024
 
-/** A lane that has come down to this many takes more from the database. */
-const lowWater = 100
-
 /** Attempts in flight to one endpoint: few until it has shown that it keeps up, and at most so many. */
 const firstWindow = 16
 const laneConcurrency = 64
@@ -38,8 +35,6 @@ export interface LanesOptions<Item> {
   readonly perHost: number
   /** Must not reject. */
   readonly work: (item: Item) => Promise<Strain>
-  /** Told when an endpoint's lane has room again. */
-  readonly onRoom?: (endpointId: string) => void
   /** Milliseconds of a clock that does not jump. */
   readonly nowMs?: () => number
 }
@@ -67,7 +62,7 @@ export class Lanes<Item> {
   #idle: (() => void)[] = []
 
   constructor(options: LanesOptions<Item>) {
-    this.#options = { onRoom: () => {}, nowMs: () => performance.now(), ...options }
+    this.#options = { nowMs: () => performance.now(), ...options }
     this.#patientMost = Math.max(1, Math.floor(options.concurrency / 2))
     this.#patientLeast = Math.max(1, Math.floor(options.concurrency / 8))
   }
@@ -220,7 +215,6 @@ export class Lanes<Item> {
     if (patient) this.#patientInFlight += 1
     const place = lane.begin(this.#options.nowMs())
     this.#offer(lane)
-    if (lane.waiting === lowWater) this.#options.onRoom(lane.terms.endpointId)
     void this.#options.work(item).then((strain) => {
       this.#inFlight -= 1
       if (patient) this.#patientInFlight -= 1

@@ -64,3 +64,18 @@ export function parseSchedule(text: string): readonly number[] {
 }
 
 const maxDelays = 30
+
+/** The text that {@link parseSchedule} reads as these milliseconds. */
+export const formatSchedule = (schedule: readonly number[]): string =>
+  schedule
+    .map((delayMs) => {
+      const units = [
+        ['d', day],
+        ['h', hour],
+        ['m', minute],
+        ['s', second],
+      ] as const
+      const [unit, unitMs] = units.find(([, ms]) => delayMs % ms === 0) ?? ['s', second]
+      return `${delayMs / unitMs}${unit}`
+    })
+    .join(',')

@@ -2,9 +2,14 @@ import { Type } from 'typebox'
 
 /** The shapes of requests and answers. Ajv checks requests against them and /openapi.json is made of them. */
 
-const name = Type.String({ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' })
-const instant = Type.String({ format: 'date-time' })
-const id = (prefix: string, what: string) =>
+/** PostgreSQL keeps no U+0000 in text. */
+export const withoutNul = { pattern: '^[^\\u0000]*$' }
+export const name = Type.String({
+  ...{ minLength: 1, maxLength: 200, description: 'For people; need not be unique.' },
+  ...withoutNul,
+})
+export const instant = Type.String({ format: 'date-time' })
+export const id = (prefix: string, what: string) =>
   Type.String({
     description: `${what}, \`${prefix}_\` and 26 characters.`,
     examples: [`${prefix}_01m80h1aha8qpjns1baxnshj3d`],
@@ -40,20 +45,6 @@ export const SourceAnswer = Type.Object({
   tenant: Type.String(),
   name,
   messages_url: Type.String({ description: 'Where the vendor posts.' }),
-  created_at: instant,
-})
-
-const url = Type.String({ minLength: 1, maxLength: 2048, description: 'https; a public address unless allowed.' })
-export const EndpointWish = Type.Object({ url, name: Type.Optional(name) }, { additionalProperties: false })
-export const EndpointChange = Type.Object(
-  { url: Type.Optional(url), name: Type.Optional(name) },
-  { additionalProperties: false, minProperties: 1 },
-)
-export const EndpointAnswer = Type.Object({
-  id: id('ep', 'The endpoint'),
-  tenant: Type.String(),
-  name: Type.String(),
-  url: Type.String(),
   created_at: instant,
 })
 

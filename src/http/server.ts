@@ -8,6 +8,7 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
+import { endpointRoutes } from './endpoints.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
 import { ingestRoutes, messageRoutes } from './messages.ts'
@@ -107,6 +108,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     withKey(scope)
     withJson(scope)
     tenantRoutes(scope, relay, database)
+    endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)

@@ -4,16 +4,14 @@ import { RelayError } from '../errors.ts'
 import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
-import type { ApiKey, Endpoint, Source, Tenant } from '../tenant/records.ts'
-import { endpointsOf, findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
+import type { ApiKey, Source, Tenant } from '../tenant/records.ts'
+import { findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
+import { page } from './page.ts'
 import {
   ApiKeyAnswer,
   ApiKeyMade,
   ApiKeyWish,
-  EndpointAnswer,
-  EndpointChange,
-  EndpointWish,
   Page,
   pageOf,
   SourceAnswer,
@@ -23,12 +21,11 @@ import {
 } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
-type AtEndpoint = { Params: { tenant: string; endpoint: string } }
 type Paged = { Querystring: Static<typeof Page> }
 
-/** Tenants and what belongs to them: sources, endpoints, API keys. `app` has authenticated and parsed the body. */
+/** Tenants, their sources and their API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {
-  const { administration, endpoints } = relay
+  const { administration } = relay
   const permit = (principal: Principal, tenantId: string): void => permitTenant(principal, tenantId, ['tenant'])
 
   app.post<{ Body: Static<typeof TenantWish> }>(
@@ -80,55 +77,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     },
   )
 
-  app.post<AtTenant & { Body: Static<typeof EndpointWish> }>(
-    '/v1/tenants/:tenant/endpoints',
-    describe('Create an endpoint', { body: EndpointWish, response: { 201: EndpointAnswer } }),
-    async ({ principal, params, body }, reply) => {
-      permit(principal, params.tenant)
-      reply.code(201)
-      const wish = { url: body.url, name: body.name ?? '' }
-      return showEndpoint(await endpoints.create(principal.actor, params.tenant, wish))
-    },
-  )
-
-  app.get<AtTenant>(
-    '/v1/tenants/:tenant/endpoints',
-    describe('List endpoints', { response: { 200: pageOf(EndpointAnswer) } }),
-    async ({ principal, params }) => {
-      permit(principal, params.tenant)
-      await administration.getTenant(params.tenant)
-      return { data: (await endpointsOf(database, params.tenant)).map(showEndpoint) }
-    },
-  )
-
-  app.get<AtEndpoint>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Read an endpoint', { response: { 200: EndpointAnswer } }),
-    async ({ principal, params }) => {
-      permit(principal, params.tenant)
-      return showEndpoint(await endpoints.get(params.tenant, params.endpoint))
-    },
-  )
-
-  app.patch<AtEndpoint & { Body: Static<typeof EndpointChange> }>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Change an endpoint', { body: EndpointChange, response: { 200: EndpointAnswer } }),
-    async ({ principal, params, body }) => {
-      permit(principal, params.tenant)
-      return showEndpoint(await endpoints.update(principal.actor, params.tenant, params.endpoint, body))
-    },
-  )
-
-  app.delete<AtEndpoint>(
-    '/v1/tenants/:tenant/endpoints/:endpoint',
-    describe('Delete an endpoint; what it is still owed is abandoned', { response: { 204: { type: 'null' } } }),
-    async ({ principal, params }, reply) => {
-      permit(principal, params.tenant)
-      await endpoints.delete(principal.actor, params.tenant, params.endpoint)
-      reply.code(204)
-    },
-  )
-
   app.post<AtTenant & { Body: Static<typeof ApiKeyWish> }>(
     '/v1/tenants/:tenant/api-keys',
     describe('Create an API key', { body: ApiKeyWish, response: { 201: ApiKeyMade } }),
@@ -174,19 +122,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
-/** Pages by id. One row more than asked for is read, to know whether there is a next page. */
-async function page<Row extends { id: string }, Shown extends { id: string }>(
-  { after = '', limit: most = '100' }: Static<typeof Page>,
-  list: (after: string, limit: number) => Promise<Row[]>,
-  show: (row: Row) => Shown,
-): Promise<{ data: Shown[]; next?: string }> {
-  const limit = Number(most)
-  const rows = await list(after, limit + 1)
-  const data = rows.slice(0, limit).map(show)
-  const last = data.at(-1)
-  return rows.length > limit && last !== undefined ? { data, next: last.id } : { data }
-}
-
 const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
 
 const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) => ({
@@ -194,14 +129,6 @@ const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) =
   tenant: tenantId,
   name,
   messages_url: `${issuer}/v1/sources/${id}/messages`,
-  created_at: createdAt.toISOString(),
-})
-
-const showEndpoint = ({ id, tenantId, name, url, createdAt }: Endpoint) => ({
-  id,
-  tenant: tenantId,
-  name,
-  url,
   created_at: createdAt.toISOString(),
 })
 

@@ -110,6 +110,15 @@ export class Keyring {
     return { kid, signature: await this.#thread.sign(key, inputFor(kid)) }
   }
 
+  /** Signs with the payload key that was active before this one, while it is retiring: for receivers that have pinned it.
+   *  Undefined outside an overlap. */
+  async signRetiring(input: SigningInput): Promise<{ kid: string; signature: Uint8Array } | undefined> {
+    const now = this.#clock.now()
+    const record = this.#records.findLast((key) => key.purpose === 'payload' && keyState(key, now) === 'retiring')
+    const key = record && this.#signing.get(record.kid)
+    return key && { kid: key.kid, signature: await this.#thread.sign(key.key, input) }
+  }
+
   /** Whether a signature is by this key of ours; false for a key we never had. On another thread. */
   async verify(kid: string, input: SigningInput, signature: Uint8Array): Promise<boolean> {
     const publicKey = this.#publicKeys.get(kid)

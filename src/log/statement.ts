@@ -24,8 +24,24 @@ export type AuditEvent =
   | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
   | { kind: 'source.created'; sub: string; tenant: string; actor: string }
-  | { kind: 'endpoint.created' | 'endpoint.updated'; sub: string; tenant: string; actor: string; url_sha256: string }
-  | { kind: 'endpoint.deleted'; sub: string; tenant: string; actor: string }
+  | {
+      kind: 'endpoint.created' | 'endpoint.updated'
+      sub: string
+      tenant: string
+      actor: string
+      /** Digests are base64url SHA-256: of the URL, and of the RFC 8785 bytes of `{ca, certificate, key}`. */
+      url_sha256: string
+      tls_sha256?: string
+      /** As tenant/records.ts has them. */
+      options: object
+      /** Names of the custom headers. */
+      headers: readonly string[]
+    }
+  | { kind: 'endpoint.secret_rotated'; sub: string; tenant: string; actor: string; previous_until: string }
+  /** It has had no success since `since` (RFC 3339); `stage` counts how often that was said. */
+  | { kind: 'endpoint.failing'; sub: string; tenant: string; since: string; stage: number }
+  | { kind: 'endpoint.paused'; sub: string; tenant: string; actor: string; reason: string }
+  | { kind: 'endpoint.resumed' | 'endpoint.deleted'; sub: string; tenant: string; actor: string }
   | {
       kind: 'api_key.created'
       sub: string

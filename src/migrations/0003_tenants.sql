@@ -18,10 +18,15 @@ create index sources_by_tenant on sources (tenant_id, id);
 create table endpoints (
   id         text collate "C" primary key,
   tenant_id  text collate "C" not null references tenants,
-  url        text not null,
   name       text not null,
+  sealed     bytea not null,              -- URL, headers, secrets, TLS: what tenant/records.ts calls EndpointSecrets
+  options    jsonb not null,              -- EndpointOptions; what a row does not say is the default
+  revision   integer not null default 1,  -- counts changes of the above, so that two at once cannot undo each other
   created_at timestamptz not null,
-  deleted_at timestamptz
+  paused_at  timestamptz,
+  paused_reason text,
+  deleted_at timestamptz,
+  check ((paused_at is null) = (paused_reason is null))
 );
 create index endpoints_by_tenant on endpoints (tenant_id, id);
 

@@ -48,6 +48,9 @@ create table endpoint_health (
 );
 create index endpoint_health_changed on endpoint_health (changed_at);
 
+-- Messages of a range of leaves, for the reconciler: they are stored in that order, so it is enough to know the blocks.
+create index messages_by_leaf on messages using brin (leaf_index) with (autosummarize = on, pages_per_range = 64);
+
 -- How many deliveries the messages of a batch are owed, until the reconciler has found them.
 create table owed_deliveries (
   first_leaf bigint primary key,

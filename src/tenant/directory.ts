@@ -1,7 +1,9 @@
+import type { DataKeys } from '../keyring/data-keys.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
+import { endpointsOf } from './endpoint-store.ts'
 import type { ApiKey, Endpoint, Source } from './records.ts'
-import { changedTenants, configurationNow, endpointsOf, findApiKey, findSource } from './store.ts'
+import { changedTenants, configurationNow, findApiKey, findSource } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -18,6 +20,7 @@ const mostRemembered = 100_000
 export class Directory {
   readonly #database: Database
   readonly #clock: Clock
+  readonly #dataKeys: DataKeys
   #configuration = 0
   #checkedAtMs = 0
   #checking: Promise<void> | undefined
@@ -26,9 +29,10 @@ export class Directory {
   readonly #sources = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
 
-  constructor(database: Database, clock: Clock) {
+  constructor(database: Database, clock: Clock, dataKeys: DataKeys) {
     this.#database = database
     this.#clock = clock
+    this.#dataKeys = dataKeys
   }
 
   /** This process changed the configuration: the next question asks again, and a check under way counts for nothing. */
@@ -55,7 +59,7 @@ export class Directory {
     await this.#catchUp(tx, configuration)
     const known = this.#endpoints.get(tenantId)
     if (known !== undefined) return known
-    const endpoints = await endpointsOf(tx, tenantId)
+    const endpoints = await this.#readEndpoints(tx, tenantId)
     remember(this.#endpoints, tenantId, endpoints)
     return endpoints
   }
@@ -63,9 +67,12 @@ export class Directory {
   /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
   async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
     await this.#refresh()
-    const endpoints = await this.#recall(this.#endpoints, tenantId, endpointsOf)
+    const endpoints = await this.#recall(this.#endpoints, tenantId, this.#readEndpoints)
     return endpoints?.find((endpoint) => endpoint.id === id)
   }
+
+  readonly #readEndpoints = async (tx: Tx, tenantId: string): Promise<Endpoint[]> =>
+    endpointsOf(tx, tenantId, await this.#dataKeys.get(tx, tenantId))
 
   async #recall<T>(
     cache: Map<string, T>,

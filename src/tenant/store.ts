@@ -1,9 +1,8 @@
 import type { Tx } from '../ports/database.ts'
-import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
+import type { ApiKey, Source, Tenant } from './records.ts'
 
 const tenantColumns = `id, name, tier, created_at as "createdAt"`
 const sourceColumns = `id, tenant_id as "tenantId", name, created_at as "createdAt"`
-const endpointColumns = `id, tenant_id as "tenantId", name, url, created_at as "createdAt"`
 const apiKeyColumns = `
   id, tenant_id as "tenantId", source_id as "sourceId", role, name, secret_hash as "secretHash",
   created_at as "createdAt", revoked_at as "revokedAt"`
@@ -53,36 +52,6 @@ const selectSources = `
 
 export const listSources = (tx: Tx, tenantId: string, after: string, limit: number): Promise<Source[]> =>
   tx.query(selectSources, [tenantId, after, limit])
-
-const insertEndpointRow = `insert into endpoints (id, tenant_id, name, url, created_at) values ($1, $2, $3, $4, $5)`
-
-export const insertEndpoint = (tx: Tx, endpoint: Endpoint): Promise<unknown> =>
-  tx.query(insertEndpointRow, [endpoint.id, endpoint.tenantId, endpoint.name, endpoint.url, endpoint.createdAt])
-
-const updateEndpointRow = `update endpoints set url = $3, name = $4 where tenant_id = $1 and id = $2 and deleted_at is null`
-
-export const updateEndpoint = (tx: Tx, endpoint: Endpoint): Promise<unknown> =>
-  tx.query(updateEndpointRow, [endpoint.tenantId, endpoint.id, endpoint.url, endpoint.name])
-
-// The row stays: deliveries name it, and its statements are for ever.
-const markDeleted = `update endpoints set deleted_at = $3 where tenant_id = $1 and id = $2 and deleted_at is null`
-
-export const deleteEndpoint = (tx: Tx, tenantId: string, id: string, now: Date): Promise<unknown> =>
-  tx.query(markDeleted, [tenantId, id, now])
-
-const selectEndpoint = `
-  select ${endpointColumns} from endpoints where tenant_id = $1 and id = $2 and deleted_at is null`
-
-export async function findEndpoint(tx: Tx, tenantId: string, id: string): Promise<Endpoint | undefined> {
-  const [row] = await tx.query<Endpoint>(selectEndpoint, [tenantId, id])
-  return row
-}
-
-const selectEndpointsOf = `
-  select ${endpointColumns} from endpoints where tenant_id = $1 and deleted_at is null order by id`
-
-/** All of them: what a message of this tenant is owed to. */
-export const endpointsOf = (tx: Tx, tenantId: string): Promise<Endpoint[]> => tx.query(selectEndpointsOf, [tenantId])
 
 const insertApiKeyRow = `
   insert into api_keys (id, tenant_id, source_id, role, name, secret_hash, created_at)

@@ -17,6 +17,10 @@ const rights = `
   GET    /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
   PATCH  /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
   DELETE /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
+  POST   /v1/tenants/{tenant}/endpoints/{endpoint}/pause admin tenant
+  POST   /v1/tenants/{tenant}/endpoints/{endpoint}/resume admin tenant
+  POST   /v1/tenants/{tenant}/endpoints/{endpoint}/test admin tenant
+  POST   /v1/tenants/{tenant}/endpoints/{endpoint}/secret/rotate admin tenant
   POST   /v1/tenants/{tenant}/api-keys             admin tenant
   GET    /v1/tenants/{tenant}/api-keys             admin tenant
   DELETE /v1/tenants/{tenant}/api-keys/{key}       admin tenant
@@ -55,6 +59,7 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
   'POST /v1/tenants/{tenant}/endpoints': () => ({ url: receiver.url }),
   'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
+  'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
   'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
   'POST /v1/sources/{source}/messages': () => ({ posted: true }),
   'POST /v1/verify': () => ({ receipt: {} }),
@@ -239,7 +244,8 @@ async function publishedKid(): Promise<string> {
 /** The tenant's names, with an endpoint or a key that may be lost. */
 async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
   if (path.includes('{endpoint}')) {
-    const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, { url: receiver.url })
+    const wish = { url: receiver.url, signatures: { hmac: true } }
+    const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
     return { ...names, endpoint }
   }
   if (path.includes('{kid}')) return { ...names, kid: await publishedKid() }

@@ -1,0 +1,81 @@
+import { createHmac } from 'node:crypto'
+import type { Keyring } from '../keyring/keyring.ts'
+import { httpSigningInput, type SigningInput, webhookSigningInput } from '../keyring/signing-input.ts'
+import type { HmacSecret } from '../tenant/records.ts'
+import type { Cargo } from './delivery.ts'
+
+/** The headers of one attempt, and the kid of the key that signed it. */
+export interface ForwardedRequest {
+  readonly headers: Readonly<Record<string, string>>
+  readonly kid: string
+}
+
+/** Which attempt of which message: numbered from 1, and signed for the time it is made. */
+export interface AttemptFacts {
+  readonly messageId: string
+  readonly number: number
+  readonly at: Date
+}
+
+/**
+ * The headers that go with the payload (DESIGN.md section 2). Everyone gets `v1a` by the active key; what an endpoint
+ * asked for beside it costs that endpoint alone.
+ */
+export async function forwardedRequest(
+  keyring: Keyring,
+  cargo: Cargo,
+  { messageId, number, at }: AttemptFacts,
+): Promise<ForwardedRequest> {
+  const { options, secrets } = cargo.endpoint
+  const { rfc9421, hmac, retiringKey } = options.signatures
+  const timestampS = Math.floor(at.getTime() / 1000)
+  const input = webhookSigningInput(messageId, timestampS, cargo.payload)
+  const active = await keyring.sign(() => input)
+  const retiring = retiringKey ? await keyring.signRetiring(input) : undefined
+  const signers = retiring === undefined ? [active] : [active, retiring]
+  const symmetric = hmac ? hmacSignatures(secrets.hmac, input, at) : []
+  const headers = {
+    ...secrets.headers, // first, so that none can stand in for one of ours
+    'content-type': 'application/json',
+    'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
+    'webhook-id': messageId,
+    'webhook-timestamp': String(timestampS),
+    'webhook-signature': [...signers.map(({ signature }) => `v1a,${base64(signature)}`), ...symmetric].join(' '),
+    'webhook-key-id': signers.map(({ kid }) => kid).join(' '),
+    'webhook-receipt': cargo.receipt,
+    'webhook-attempt': String(number),
+  }
+  if (!rfc9421) return { headers, kid: active.kid }
+  return { headers: { ...headers, ...(await httpSignature(keyring, cargo, headers, timestampS)) }, kid: active.kid }
+}
+
+/** Standard Webhooks `v1`: HMAC-SHA256 by each secret that is in use, over what `v1a` signs. */
+const hmacSignatures = (secrets: readonly HmacSecret[], input: SigningInput, at: Date): string[] =>
+  secrets
+    .filter(({ until }) => until === null || Date.parse(until) > at.getTime())
+    .map(({ secret }) => {
+      const key = Buffer.from(secret.slice('whsec_'.length), 'base64')
+      return `v1,${createHmac('sha256', key).update(input).digest('base64')}`
+    })
+
+type SignedField = 'content-type' | 'content-digest' | 'webhook-id' | 'webhook-timestamp'
+
+/** RFC 9421, one signature under the label that every library expects. */
+async function httpSignature(
+  keyring: Keyring,
+  { endpoint }: Cargo,
+  headers: Readonly<Record<SignedField, string>>,
+  createdS: number,
+): Promise<Record<string, string>> {
+  const fields: Record<SignedField, string> = {
+    'content-type': headers['content-type'],
+    'content-digest': headers['content-digest'],
+    'webhook-id': headers['webhook-id'],
+    'webhook-timestamp': headers['webhook-timestamp'],
+  }
+  const base = (kid: string) => httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
+  const { kid, signature } = await keyring.sign((kid) => base(kid).input)
+  return { 'signature-input': `sig1=${base(kid).parameters}`, signature: `sig1=:${base64(signature)}:` }
+}
+
+const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
