@@ -3,7 +3,7 @@ import type { Logger } from '../ports/logger.ts'
 import type { Endpoint } from '../tenant/records.ts'
 import type { FailureWatch } from './failure.ts'
 import type { EndpointHealth } from './health.ts'
-import type { Reconciler } from './reconciler.ts'
+import type { Reconciled, Reconciler } from './reconciler.ts'
 import { Wakeable } from './wakeable.ts'
 
 /** What is looked after beside the deliveries themselves: endpoints that fail, the accounts, and rows nobody needs. */
@@ -42,6 +42,11 @@ export class Upkeep {
     this.#failures.gone(endpoint).catch((error: unknown) => {
       this.#logger.warn({ err: error, endpoint: endpoint.id }, 'endpoint.paused failed; the next 410 will pause it')
     })
+  }
+
+  /** One look of the reconciler alone; undefined if another process is looking. */
+  reconcile(): Promise<Reconciled | undefined> {
+    return this.#reconciler.look()
   }
 
   /** Never rejects: what fails is tried again at the next look. */

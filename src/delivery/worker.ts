@@ -151,10 +151,13 @@ export class DeliveryWorker {
       const waiting = [...plain.filter((delivery) => delivery.claim === null), ...ordered]
       if (waiting.length > 0) wakeBacklogs(tx, waiting, now)
       return () => {
+        const late: ClaimedDelivery[] = []
         for (const { delivery, endpoint, bytes } of claimed) {
           this.#claims.hold(delivery, leaseEndsAt)
-          this.#lanes.push(this.#termsOf(endpoint), 'first', delivery, bytes)
+          if (this.#takes(endpoint)) this.#lanes.push(this.#termsOf(endpoint), 'first', delivery, bytes)
+          else late.push(delivery) // the endpoint was stopped while this batch was committed
         }
+        void this.#claims.park(late)
         for (const { endpointId } of waiting) this.#noteBacklog(endpointId)
         if (waiting.length > 0) this.#loop.wake()
       }
