@@ -28,8 +28,17 @@ export interface BacklogState {
 export interface Allowance {
   /** How many may be claimed now. */
   readonly most: number
-  /** When to look again, once `taken` of them were, and until when those are paid for. */
-  readonly after: (taken: number) => { drainAt: Date; paidUntil: Date | null }
+  /** What follows, once `taken` of them were. */
+  readonly after: (taken: number) => NextDrain
+}
+
+export interface NextDrain {
+  /** When to look again. */
+  readonly drainAt: Date
+  /** Not before then, whatever else comes into the backlog meanwhile; null: as soon as something does. */
+  readonly notBefore: Date | null
+  /** Until when what was let through is paid for. */
+  readonly paidUntil: Date | null
 }
 
 /**
@@ -42,14 +51,17 @@ export interface Allowance {
 export function allowanceOf(state: BacklogState): Allowance {
   const { now, passage, room, rateLimit } = state
   const paidUntil = rateLimit === null ? null : state.paidUntil
-  const wait = (drainAt: Date): Allowance => ({ most: 0, after: () => ({ drainAt, paidUntil }) })
+  const wait = (drainAt: Date): Allowance => ({ most: 0, after: () => ({ drainAt, notBefore: drainAt, paidUntil }) })
   if (state.paused) return wait(later(now, pausedMs))
   if (passage.kind === 'stopped') return wait(passage.until)
   if (room <= 0) return wait(later(now, fullMs))
   const probing = passage.kind === 'probes'
   const again = probing ? later(now, state.timeoutMs + probeMarginMs) : now
   const page = probing ? 1 : Math.min(room, pageLength)
-  if (rateLimit === null) return { most: page, after: () => ({ drainAt: again, paidUntil: null }) }
+  if (rateLimit === null) {
+    const after = (taken: number) => ({ drainAt: again, notBefore: taken > 0 ? again : null, paidUntil: null })
+    return { most: page, after }
+  }
 
   const costMs = 1000 / rateLimit.perSecond
   const owedMs = Math.max(0, (paidUntil?.getTime() ?? 0) - now.getTime())
@@ -59,10 +71,10 @@ export function allowanceOf(state: BacklogState): Allowance {
     most,
     after(taken) {
       const bill = new Date(Math.ceil(now.getTime() + owedMs + taken * costMs))
-      // Nothing is left: only the bill is kept, until it is paid.
-      if (taken < most) return { drainAt: bill, paidUntil: bill }
-      const nextMs = bill.getTime() - (rateLimit.burst - 1) * costMs
-      return { drainAt: new Date(Math.max(Math.ceil(nextMs), again.getTime())), paidUntil: bill }
+      const affordableMs = Math.ceil(bill.getTime() - (rateLimit.burst - 1) * costMs)
+      const notBefore = new Date(Math.max(affordableMs, taken > 0 ? again.getTime() : 0))
+      // Where nothing is left, only the bill is kept, until it is paid.
+      return { drainAt: taken < most ? bill : notBefore, notBefore, paidUntil: bill }
     },
   }
 }

@@ -1,4 +1,5 @@
 import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
+import type { NextDrain } from './backlog.ts'
 
 /** What a claim from the database brings. */
 export interface ClaimedRow {
@@ -63,6 +64,12 @@ const releaseRows = `
 export const releaseClaims = (tx: Tx, held: readonly HeldClaim[], now: Date): Promise<unknown> =>
   tx.query(releaseRows, [ids(held), claims(held), now])
 
+// A row that exists is locked even where nothing in it changes: otherwise a process that finds the backlog empty could
+// drop it between our delivery and our commit.
+const wakeExisting = `
+      on conflict (endpoint_id) do update
+     set drain_at = greatest(least(endpoint_backlogs.drain_at, excluded.drain_at), endpoint_backlogs.not_before)`
+
 const parkRows = `
   with parked as (
     update deliveries set next_attempt_at = $3, claim = null, waits_for = 'endpoint'
@@ -70,20 +77,16 @@ const parkRows = `
                      for update of d skip locked)
     returning endpoint_id, tenant_id)
   insert into endpoint_backlogs (endpoint_id, tenant_id, drain_at)
-  select distinct endpoint_id, tenant_id, $3::timestamptz from parked order by endpoint_id
-      on conflict (endpoint_id) do update set tenant_id = excluded.tenant_id   -- locks it, and changes nothing`
+  select distinct endpoint_id, tenant_id, $3::timestamptz from parked order by endpoint_id ${wakeExisting}`
 
 /** Puts claims into the backlogs of their endpoints. */
 export const parkClaims = (tx: Tx, held: readonly HeldClaim[], now: Date): Promise<unknown> =>
   tx.query(parkRows, [ids(held), claims(held), now])
 
-// It has to lock the row, here as above: otherwise a process that finds the backlog empty could drop it between our
-// delivery and our commit.
 const upsertBacklogs = `
   insert into endpoint_backlogs (endpoint_id, tenant_id, drain_at)
   select distinct endpoint_id, tenant_id, $3::timestamptz
-    from unnest($1::text[], $2::text[]) as filled (endpoint_id, tenant_id) order by endpoint_id
-      on conflict (endpoint_id) do update set drain_at = least(endpoint_backlogs.drain_at, excluded.drain_at)`
+    from unnest($1::text[], $2::text[]) as filled (endpoint_id, tenant_id) order by endpoint_id ${wakeExisting}`
 
 const notifyOthers = `select pg_notify('countersign_deliveries', '')`
 
@@ -101,7 +104,8 @@ export function wakeBacklogs(
   tx.send(notifyOthers)
 }
 
-const wakeRow = `update endpoint_backlogs set drain_at = least(drain_at, $2) where endpoint_id = $1`
+const wakeRow = `
+  update endpoint_backlogs set drain_at = least(drain_at, $2), not_before = null where endpoint_id = $1`
 
 /** Has an endpoint's backlog looked at again, by any process, once it is committed: it was resumed, changed or deleted. */
 export async function wakeBacklog(tx: Tx, endpointId: string, now: Date): Promise<void> {
@@ -163,16 +167,16 @@ export async function dropEmptyBacklogs(tx: Tx, endpointIds: readonly string[], 
 }
 
 const moveBacklogs = `
-  update endpoint_backlogs b set drain_at = next.drain_at, paid_until = next.paid_until
-    from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) as next (endpoint_id, drain_at, paid_until)
+  update endpoint_backlogs b
+     set drain_at = next.drain_at, not_before = next.not_before, paid_until = next.paid_until
+    from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[])
+      as next (endpoint_id, drain_at, not_before, paid_until)
    where b.endpoint_id = next.endpoint_id`
 
-export const scheduleBacklogs = (
-  tx: Transaction,
-  next: readonly { endpointId: string; drainAt: Date; paidUntil: Date | null }[],
-): void =>
+export const scheduleBacklogs = (tx: Transaction, next: readonly ({ endpointId: string } & NextDrain)[]): void =>
   tx.send(moveBacklogs, [
     textArray(next.map((each) => each.endpointId)),
     timestamptzArray(next.map((each) => each.drainAt)),
+    timestamptzArray(next.map((each) => each.notBefore)),
     timestamptzArray(next.map((each) => each.paidUntil)),
   ])

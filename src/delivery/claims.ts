@@ -103,7 +103,7 @@ export class Claims {
       const taken = Map.groupBy(rows, (row) => row.endpointId)
       const takenOf = (endpointId: string) => taken.get(endpointId)?.length ?? 0
       const next = backlogs.map(({ endpointId }, i) => {
-        const after = allowances[i]?.after(takenOf(endpointId)) ?? { drainAt: now, paidUntil: null }
+        const after = allowances[i]?.after(takenOf(endpointId)) ?? { drainAt: now, notBefore: null, paidUntil: null }
         return { endpointId, ...after }
       })
       scheduleBacklogs(tx, next)

@@ -29,6 +29,7 @@ create table endpoint_backlogs (
   endpoint_id text collate "C" primary key,
   tenant_id   text collate "C" not null,
   drain_at    timestamptz not null,               -- looked at again then
+  not_before  timestamptz,                        -- and no earlier, whatever comes into it meanwhile
   paid_until  timestamptz                         -- a rate limit: what was let through is paid for at that time
 );
 create index endpoint_backlogs_due on endpoint_backlogs (drain_at);
