@@ -223,8 +223,8 @@ export class SimulatedRelays {
       this.#begun.set(endpoint.id, begun)
       const oldest = begun.at(-burst - 20)
       if (oldest !== undefined) {
-        const most = burst + (perSecond * (this.nowMs - oldest)) / 1000 + burst
-        this.#must(burst + 20 <= most + 1, 'no more than the rate')
+        const most = burst + (perSecond * (this.nowMs - oldest)) / 1000 + 1
+        this.#must(burst + 20 <= most, 'no more than the rate')
       }
     }
   }
@@ -238,10 +238,16 @@ export class SimulatedRelays {
     if (row.claim !== claim || row.settled !== null) return // fenced off
     row.attempts++
     row.endedAt = this.nowMs
-    if (outcome.kind === 'delivered') return this.#settle(row, 'delivered')
+    if (outcome.kind === 'delivered') {
+      this.#settle(row, 'delivered')
+      return
+    }
     const schedule = defaultScheduleMs
     const next = nextAttemptAt({ attempt: row.attempts, outcome, now, schedule, random: this.#random })
-    if (next === undefined) return this.#settle(row, 'abandoned')
+    if (next === undefined) {
+      this.#settle(row, 'abandoned')
+      return
+    }
     row.claim = null
     row.at = next.getTime()
     this.#due.add(row.at, row)
@@ -356,8 +362,8 @@ export class SimulatedRelays {
   }
 
   #orderOf(endpoint: SimulatedEndpoint): Row[] {
-    let order = this.#orders.get(endpoint.id)
-    if (order === undefined) this.#orders.set(endpoint.id, (order = []))
+    const order = this.#orders.get(endpoint.id) ?? []
+    this.#orders.set(endpoint.id, order)
     return order
   }
 
