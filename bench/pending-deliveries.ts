@@ -73,7 +73,7 @@ interface Queue {
 
 const insertPending = `
   insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, waits_for, attempts)
-  select 'dlv_' || lpad(i::text, 26, '0'), 'ten_bench', 'msg_' || lpad(i::text, 26, '0'), 'ep_' || i % ${endpoints},
+  select 'dlv_' || lpad(i::text, 26, '0'), 'ten_bench', 'msg_' || lpad(i::text, 26, '0'), 'ep_' || i / 10 % ${endpoints},
          now() + interval '1 day' + i * interval '1 millisecond', case when i % 10 <> 0 then 'endpoint' end, '[]'
     from generate_series($1::bigint, $2::bigint) as i`
 const insertBacklogs = `
@@ -126,13 +126,13 @@ async function measure({ pending, fresh, database }: Queue, say: (sentence: stri
   return found
 }
 
-/** Ten backlogs, five from each, as when many endpoints are let through a little. */
+/** Ten backlogs, two from each, as when many endpoints are let through a little. */
 const drainOnce = (database: Database): Promise<number> =>
   database.transaction(async (tx) => {
     const now = new Date()
     const backlogs = await lockBacklogs(tx, now, 64)
     const ids = backlogs.map(({ endpointId }) => endpointId)
-    const allowed = ids.map((endpointId) => ({ endpointId, most: 5 }))
+    const allowed = ids.map((endpointId) => ({ endpointId, most: 2 }))
     const rows = await takeFromBacklogs(tx, allowed, claimOf('drain'))
     await dropEmptyBacklogs(tx, ids, now)
     const later = new Date(now.getTime() + 3_600_000)

@@ -45,7 +45,8 @@ export interface LanesOptions<Item> {
  * - tenants are served in turn, and so are the endpoints of each;
  * - a lane has at most {@link laneConcurrency} attempts in flight, a host `perHost`, all together `concurrency`;
  * - *patient* work, which is retries and everything for an endpoint that is slow, has at most half of the places, so any
- *   number of slow and failing receivers leaves the other half to those that answer. It is sure of an eighth.
+ *   number of slow and failing receivers leaves the other half to those that answer. It is sure of an eighth. An endpoint
+ *   that has never answered has one place among the prompt, to show that it does.
  */
 export class Lanes<Item> {
   readonly #options: Required<LanesOptions<Item>>
@@ -268,7 +269,8 @@ class Lane<Item> {
   /** Oldest first. */
   readonly #places = new Set<Place<Item>>()
   #window = firstWindow
-  #slow = false
+  /** Whether its latest answer was quick; nobody knows before the first. */
+  #quick: boolean | undefined
 
   constructor(terms: LaneTerms, host: Host<Item>) {
     this.terms = terms
@@ -288,10 +290,10 @@ class Lane<Item> {
     return this.waiting > 0 && this.#places.size < Math.min(this.#window, this.#most)
   }
 
-  /** Whether its latest answer took long, or one that is awaited already does. */
+  /** Whether its latest answer took long, or one that is awaited already does, or none has ever come and is awaited. */
   isSlow(nowMs: number): boolean {
-    if (this.#slow) return true
-    for (const oldest of this.#places) return nowMs - oldest.startedMs > slowMs
+    if (this.#quick === false) return true
+    for (const oldest of this.#places) return this.#quick === undefined || nowMs - oldest.startedMs > slowMs
     return false
   }
 
@@ -306,7 +308,7 @@ class Lane<Item> {
   finish(place: Place<Item>, nowMs: number, strain: Strain): void {
     this.#places.delete(place)
     place.host.inFlight -= 1
-    this.#slow = nowMs - place.startedMs > slowMs
+    this.#quick = nowMs - place.startedMs <= slowMs
     if (strain === 'eased') this.#window = Math.min(this.#window + 1, this.#most)
     if (strain === 'strained') this.#window = Math.max(1, Math.floor(this.#window / 2))
   }
