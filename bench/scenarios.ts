@@ -39,6 +39,7 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   floor: { title: 'baseline: one insert and commit per 256 × 1 KB', quick: true, measure: measureFloor },
   forwarder: { title: 'baseline: Fastify and undici, 1 KB', quick: true, measure: measureForwarder },
   'end-to-end': messages('end to end, full speed, 1 KB', { quick: true }),
+  sustained: messages('end to end, full speed for 60 s, 1 KB', { seconds: 60 }),
   'rate-200': messages('end to end, 200 a second, 1 KB', { rate: 200 }),
   'rate-1000': messages('end to end, 1,000 a second, 1 KB', { rate: 1000, quick: true }),
   'rate-2000': messages('end to end, 2,000 a second, 1 KB', { rate: 2000 }),
@@ -77,6 +78,8 @@ interface MessageOptions extends Partial<Pick<MessageLoad, 'payload' | 'connecti
   readonly endpoints?: number
   readonly relays?: number
   readonly receiverDelayMs?: number
+  /** Instead of what the command line says. */
+  readonly seconds?: number
   readonly quick?: true
 }
 
@@ -90,6 +93,7 @@ function messages(title: string, { quick, ...options }: MessageOptions): Scenari
       payload,
       connections,
       ...pace,
+      ...(options.seconds !== undefined && { seconds: options.seconds }),
       ...(rate !== undefined && { rate }),
     })
     return figures

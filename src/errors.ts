@@ -5,7 +5,7 @@
  */
 export const errorTable = {
   // Payload refusals (DESIGN.md section 2). They carry `offset` (bytes from 0) and, where there is one, `pointer`.
-  payload_empty: [400, 'The request has no body. Post a JSON object or array.'],
+  payload_empty: [400, 'The request has no body. Post a JSON object or array, or whatever this source takes.'],
   payload_invalid_utf8: [400, 'The payload is not valid UTF-8.'],
   payload_byte_order_mark: [400, 'The payload starts with a byte-order mark. Send UTF-8 without one.'],
   payload_invalid_json: [400, 'The payload is not JSON as RFC 8259 defines it.'],
@@ -25,18 +25,24 @@ export const errorTable = {
   request_invalid: [400, 'The request does not match what this route takes.'],
   request_timeout: [408, 'The request did not arrive in time.'],
   headers_too_large: [431, 'The request headers are larger than the limit.'],
-  media_type_unsupported: [415, 'This route takes application/json without content encoding.'],
-  unauthenticated: [401, 'Send a valid API key as "Authorization: Bearer cs_…".'],
+  media_type_unsupported: [
+    415,
+    'This takes application/json, or what the source is set to take, without content encoding.',
+  ],
+  unauthenticated: [401, 'Send a valid API key as "Authorization: Bearer cs_…", or what this source is set to take.'],
   forbidden: [403, 'This API key may not do that.'],
   not_found: [404, 'There is no such thing here, or this API key may not see it.'],
   method_not_allowed: [405, 'This route does not take that method.'],
   tier_required: [403, 'Audit-log export needs the Operation tier.'],
   idempotency_key_invalid: [400, 'An Idempotency-Key is 1 to 255 visible ASCII characters.'],
   idempotency_key_reused: [422, 'This Idempotency-Key was used before with another payload.'],
+  source_unconfigured: [403, 'This source has no secret yet to check posts by, so it takes none.'],
+  rate_limited: [429, 'This source takes no more for now. Try again after the time in Retry-After.'],
   key_revoked: [409, 'This key is revoked already. A revocation cannot be changed.'],
   endpoint_url_invalid: [422, 'The endpoint URL cannot be used.'],
   endpoint_address_forbidden: [422, 'The endpoint URL leads to an address this relay does not deliver to.'],
   endpoint_option_invalid: [422, 'An option of the endpoint cannot be used.'],
+  endpoint_limit_reached: [409, 'This tenant has as many endpoints as it may. Delete one first.'],
   endpoint_changed: [409, 'The endpoint was changed at the same time. Read it again and repeat the change.'],
 
   // The relay itself

@@ -29,6 +29,7 @@ import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TileCache } from './log/tile-cache.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
@@ -53,6 +54,8 @@ import {
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
 import { Directory } from './tenant/directory.ts'
+import { SourceGate } from './tenant/source-gate.ts'
+import { Sources } from './tenant/sources.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -109,6 +112,9 @@ export class Relay {
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
+  readonly sources: Sources
+  /** Lets posts pass to a source, or not. */
+  readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly sequencer: Sequencer
@@ -120,6 +126,7 @@ export class Relay {
   readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
+  readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
   readonly #maxQueue: number
@@ -137,6 +144,8 @@ export class Relay {
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
+    this.sources = parts.sources
+    this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.sequencer = parts.sequencer
@@ -149,6 +158,7 @@ export class Relay {
     this.#dataKeys = parts.dataKeys
     this.#append = parts.append
     this.#publisher = parts.publisher
+    this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
     this.#maxQueue = parts.maxQueue
@@ -195,7 +205,7 @@ export class Relay {
     return message
   }
 
-  /** The canonical payload, opened. */
+  /** The payload, opened: canonical JSON, or the bytes as posted. */
   async payloadOf(message: StoredMessage): Promise<Uint8Array> {
     const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
     return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
@@ -206,7 +216,7 @@ export class Relay {
     const { database } = this.#adapters
     const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, message.leafIndex)
+    const { head, proof } = await proveNow(database, this.#tiles, message.leafIndex)
     const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
     return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
   }
@@ -320,25 +330,26 @@ export class Relay {
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
     const payload = await this.payloadOf(before)
-    if (Buffer.compare(payload, message.payload) !== 0) throw new RelayError('idempotency_key_reused')
+    if (before.contentType !== message.contentType || Buffer.compare(payload, message.payload) !== 0)
+      throw new RelayError('idempotency_key_reused')
     return this.receiptOf(before)
   }
 }
 
+/** What a message is appended with. */
+interface Appending {
+  readonly issuer: string
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly dataKeys: DataKeys
+  readonly sequencer: Sequencer
+  readonly worker: DeliveryWorker
+}
+
 /** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
  *  it is owed to. */
-const appending =
-  (
-    parts: {
-      issuer: string
-      keyring: Keyring
-      dataKeys: DataKeys
-      sequencer: Sequencer
-      worker: DeliveryWorker
-    } & Pick<Adapters, 'database'>,
-  ) =>
-  async (message: Message, audience: Audience) => {
-    const { issuer, keyring, dataKeys, sequencer, worker, database } = parts
+function appending({ issuer, database, keyring, dataKeys, sequencer, worker }: Appending) {
+  return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
     const draft = draftReceipt(message.id, signed, keyring)
@@ -351,6 +362,7 @@ const appending =
     })
     return { draft, place }
   }
+}
 
 const acceptanceOf = (message: Message): AuditEvent => ({
   kind: 'message.accepted',
@@ -358,10 +370,12 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
     received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+    ...(message.contentType !== null && { canonicalization: 'none', content_type: message.contentType }),
   },
 })
 
@@ -371,6 +385,8 @@ interface RelayParts {
   keyring: Keyring
   directory: Directory
   administration: Administration
+  sources: Sources
+  gate: SourceGate
   endpoints: Endpoints
   notices: Notices
   append: ReturnType<typeof appending>
@@ -383,6 +399,7 @@ interface RelayParts {
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
   maxQueue: number
@@ -398,13 +415,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
   const trustedLog = logTrust(keyring, origin)
   const current = await findHead(database)
-  if (current !== undefined) await checkAgainstPublished(database, objectStore, current, trustedLog())
 
   const publisher = new CheckpointPublisher(objectStore, logger)
-  if (current !== undefined) {
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -413,10 +425,18 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
+  const tiles = new TileCache(() => sequencer.edge)
+  if (current !== undefined) {
+    await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
+    publisher.publish(current.checkpoint)
+    observer.treeGrew(current.treeSize)
+  }
   const ids = new IdMaker()
   const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
+  const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
+  const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
   const guard = new EgressGuard({ allow: options.egressAllow })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
@@ -427,7 +447,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
   })
-  const append = appending({ issuer, keyring, dataKeys, sequencer, worker, database })
+  const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
   const { health } = worker
   const pauseAfterMs = options.pauseAfterDays * 86_400_000
@@ -442,8 +462,22 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, endpoints, notices, sequencer, worker, upkeep },
-    ...{ rotation, policy, adapters, dataKeys, append, publisher, trust, ids, maxQueue, keyTickMs },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer },
+    ...{
+      worker,
+      upkeep,
+      rotation,
+      policy,
+      adapters,
+      dataKeys,
+      append,
+      publisher,
+      tiles,
+      trust,
+      ids,
+      maxQueue,
+      keyTickMs,
+    },
   }
 }
 

@@ -40,6 +40,7 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
   const accepted = counter('messages_accepted_total', 'Messages answered with a receipt')
   const acceptedBytes = counter('payload_bytes_total', 'Bytes of their canonical payloads')
   const refused = counter('requests_refused_total', 'Requests answered with a problem, by its code', 'code')
+  const postRefused = counter('posts_refused_total', 'Posts that a source refused, by scheme', 'scheme', 'reason')
   const statements = histogram(
     'batch_statements',
     'Statements in a committed batch',
@@ -71,6 +72,7 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
       acceptedBytes.inc(bytes)
     },
     refused: (code) => refused.inc({ code }),
+    postRefused: (scheme, reason) => postRefused.inc({ scheme, reason }),
     batchCommitted(count, took) {
       statements.observe(count)
       seconds.observe(took)

@@ -16,9 +16,8 @@ import type { Cargo, ClaimedDelivery } from './delivery.ts'
 /** What is sent of a message, whoever gets it. */
 export type Freight = Omit<Cargo, 'endpoint'>
 
-export const freightOf = ({ payload, sha256 }: Message, signed: SignedStatement): Freight => ({
-  payload,
-  sha256,
+export const freightOf = ({ payload, contentType, sha256 }: Message, signed: SignedStatement): Freight => ({
+  ...{ payload, contentType: contentType ?? canonicalType, sha256 },
   receipt: compact(signed),
 })
 
@@ -33,7 +32,8 @@ export async function loadFreight(
   const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
   const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
   if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-  return { payload, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
+  const contentType = message.contentType ?? canonicalType
+  return { payload, contentType, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
 }
 
 /**
@@ -41,13 +41,16 @@ export async function loadFreight(
  * at the key is hashed, with the endpoint: the queue shows which deliveries share one, and not what it says. (Whoever can
  * read the queue could still try out likely values.)
  */
-export function orderKeyOf({ id, options: { ordering } }: Endpoint, value: JsonValue): string | null {
+export function orderKeyOf({ id, options: { ordering } }: Endpoint, value: JsonValue | undefined): string | null {
   if (ordering.kind === 'none') return null
   if (ordering.key === null) return 'all'
   const found = valueAt(value, parseJsonPath(ordering.key))
   if (found === undefined) return 'none'
   return sha256(Buffer.concat([Buffer.from(`${id}\0`), canonicalJson({ found })])).toString('base64url')
 }
+
+/** Of a payload that is canonical JSON, which messages need not say. */
+const canonicalType = 'application/json'
 
 const compact = ({
   statement,

@@ -1,12 +1,10 @@
-import { X509Certificate } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { createSecureContext, getCACertificates, type SecureContextOptions } from 'node:tls'
 import { Agent, buildConnector, type Dispatcher, errors } from 'undici'
 import { RelayError } from '../errors.ts'
-import { sha256 } from '../message/digest.ts'
 import { type Clock, systemClock } from '../ports/clock.ts'
 import type { TlsIdentity } from '../tenant/records.ts'
 import { type EgressGuard, HostUnresolved } from './guard.ts'
+import { fingerprintOf, secureContextOf } from './tls-identity.ts'
 
 /** What came of one attempt. Durations are whole milliseconds, from the call of `post` to its end. */
 export type Outcome =
@@ -148,8 +146,7 @@ class Agents {
   for(tls: TlsIdentity | null): Agent {
     if (tls === null || this.#destroyed) return this.#plain
     const fingerprint = this.#fingerprint(tls)
-    const known = this.#byIdentity.get(fingerprint)
-    const agent = known ?? this.#make(tls)
+    const agent = this.#byIdentity.get(fingerprint) ?? this.#make(tls)
     this.#byIdentity.delete(fingerprint)
     this.#byIdentity.set(fingerprint, agent)
     const [oldest] = this.#byIdentity
@@ -178,10 +175,7 @@ class Agents {
   }
 
   #fingerprint(tls: TlsIdentity): string {
-    const known = this.#fingerprints.get(tls)
-    if (known !== undefined) return known
-    const { certificate, key, ca } = tls
-    const fingerprint = sha256(Buffer.from(JSON.stringify([certificate, key, ca]))).toString('base64')
+    const fingerprint = this.#fingerprints.get(tls) ?? fingerprintOf(tls)
     this.#fingerprints.set(tls, fingerprint)
     return fingerprint
   }
@@ -310,12 +304,11 @@ function guardedConnector(
   { guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions,
   tls: TlsIdentity | null,
 ): buildConnector.connector {
-  const trusted = ca.length === 0 ? {} : { ca: [...getCACertificates('default'), ...ca] }
   const connect = buildConnector({
     timeout: connectTimeoutMs,
     allowH2: false,
     lookup: guard.lookup,
-    secureContext: createSecureContext({ minVersion: 'TLSv1.2', ...trusted, ...(tls && contextOf(tls)) }), // made once: parsing roots is slow
+    secureContext: secureContextOf(tls, ca),
     rejectUnauthorized: true, // said aloud, since NODE_TLS_REJECT_UNAUTHORIZED=0 would change the default
   })
   return function connectGuarded(options, callback) {
@@ -326,35 +319,6 @@ function guardedConnector(
       callback(failure ?? new ConnectFailed('connect'), null)
     })
   }
-}
-
-const contextOf = ({ certificate, key, ca }: TlsIdentity): SecureContextOptions => ({
-  ...(certificate !== null && { cert: certificate }),
-  ...(key !== null && { key }),
-  ...(ca !== null && { ca }),
-})
-
-/** Throws `RangeError` unless OpenSSL takes the identity: PEM that parses, and a key that is the certificate's. */
-export function checkTlsIdentity(tls: TlsIdentity): void {
-  const { certificate, key, ca } = tls
-  if ((certificate === null) !== (key === null)) throw new RangeError('a certificate and its key come together')
-  // OpenSSL ignores a CA text that holds no certificate, and would then trust nobody without a word.
-  for (const pem of [certificate, ca]) if (pem !== null) parseCertificates(pem)
-  try {
-    createSecureContext(contextOf(tls))
-  } catch {
-    throw new RangeError('the key cannot be read, or is not the key of the certificate') // the cause might quote the key
-  }
-}
-
-function parseCertificates(pem: string): void {
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
-  try {
-    for (const block of blocks) new X509Certificate(block)
-  } catch {
-    throw new RangeError('a certificate in it cannot be read')
-  }
-  if (blocks.length === 0) throw new RangeError('there is no certificate in it; PEM is expected')
 }
 
 function objectionTo(guard: EgressGuard, address: string | undefined): ConnectFailed | undefined {

@@ -20,8 +20,9 @@ export interface ClaimedDelivery {
 /** The bytes to forward, the receipt of their acceptance, and where and how to send them. */
 export interface Cargo {
   readonly endpoint: Endpoint
-  /** The canonical payload. */
+  /** The payload: canonical JSON, or the bytes as posted. */
   readonly payload: Uint8Array
+  readonly contentType: string
   /** SHA-256 of `payload`. */
   readonly sha256: Uint8Array
   /** Compact JWS. */

@@ -6,11 +6,11 @@ import type { Acts } from '../log/acts.ts'
 import { canonicalJson } from '../message/canonical.ts'
 import { sha256 } from '../message/digest.ts'
 import type { IdMaker } from '../message/id.ts'
-import { parseJsonPath } from '../message/json-path.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import type { Administration } from '../tenant/administration.ts'
 import {
+  countEndpoints,
   deleteEndpoint,
   findEndpoint,
   insertEndpoint,
@@ -27,11 +27,10 @@ import {
 } from '../tenant/records.ts'
 import { touchTenant } from '../tenant/store.ts'
 import { wakeBacklog } from './claim-store.ts'
-import { checkTlsIdentity } from './client.ts'
 import { changeHeaders } from './custom-headers.ts'
+import { checkOptions, describeOptions, refusing } from './endpoint-options.ts'
 import type { EgressGuard } from './guard.ts'
-import { formatSchedule } from './schedule.ts'
-import { compileCondition, parseEventGlob } from './subscription.ts'
+import { checkTlsIdentity } from './tls-identity.ts'
 
 /** What a tenant asks of an endpoint. What is absent stays as it is, or is the default. */
 export interface EndpointWish {
@@ -49,6 +48,9 @@ export interface WrittenEndpoint {
   readonly endpoint: Endpoint
   readonly secret: string | undefined
 }
+
+/** Of one tenant. A message may be owed to all of them, in the batch that accepts it and everyone else's. */
+const mostEndpoints = 1000
 
 /** Both secrets sign for so long after a rotation. */
 const secretOverlapMs = 24 * 60 * 60 * 1000
@@ -84,8 +86,8 @@ export class Endpoints {
     this.#ids = parts.ids
   }
 
-  /** Rejects with `endpoint_url_invalid`, `endpoint_address_forbidden` or `endpoint_option_invalid`, and the rule in
-   *  `detail`. */
+  /** Rejects with `endpoint_url_invalid`, `endpoint_address_forbidden` or `endpoint_option_invalid` and the rule in
+   *  `detail`, or with `endpoint_limit_reached`. */
   async create(
     actor: string,
     tenantId: string,
@@ -93,14 +95,17 @@ export class Endpoints {
   ): Promise<WrittenEndpoint> {
     const dataKey = await this.#dataKeyOf(tenantId)
     const now = this.#clock.now()
-    const blank = {
-      ...{ id: this.#ids.make('ep', now), tenantId, name: '', url: '', createdAt: now, pausedAt: null, revision: 1 },
-      ...{ pausedReason: null, options: defaultOptions, secrets: { headers: {}, hmac: [], tls: null } },
+    const blank: Endpoint = {
+      ...{ id: this.#ids.make('ep', now), tenantId, name: '', url: '', createdAt: now, revision: 1 },
+      ...{ pausedAt: null, pausedReason: null },
+      options: defaultOptions,
+      secrets: { headers: {}, hmac: [], tls: null },
     }
     const { endpoint, secret } = await this.#apply(wish, blank)
     await this.#acts.perform(
       { kind: 'endpoint.created', ...configurationOf(endpoint, actor) },
       async (tx, configuration) => {
+        if ((await countEndpoints(tx, tenantId)) >= mostEndpoints) throw new RelayError('endpoint_limit_reached')
         await insertEndpoint(tx, endpoint, dataKey)
         await touchTenant(tx, tenantId, configuration)
       },
@@ -216,30 +221,6 @@ export class Endpoints {
   }
 }
 
-/** Throws `endpoint_option_invalid`, with a pointer to the option. Ranges and counts are the schema's to check. */
-function checkOptions({ events, filter, ordering }: EndpointOptions): void {
-  for (const [i, pattern] of events.entries()) refusing(`/events/${i}`, () => parseEventGlob(pattern))
-  for (const [i, condition] of filter.entries()) refusing(`/filter/${i}/path`, () => compileCondition(condition))
-  if (ordering.kind === 'fifo' && ordering.key !== null) {
-    const { key } = ordering
-    refusing('/ordering/key', () => parseJsonPath(key))
-  }
-}
-
-/** A parser's own sentence, with the option it is about. */
-export function refusing<T>(pointer: string, parse: () => T): T {
-  try {
-    return parse()
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error
-    const { message } = error
-    throw new RelayError('endpoint_option_invalid', {
-      detail: `${message[0]?.toUpperCase()}${message.slice(1)}.`,
-      pointer,
-    })
-  }
-}
-
 /** Standard Webhooks: 24 to 64 bytes in base64. */
 const makeHmacSecret = (): string => `whsec_${randomBytes(32).toString('base64')}`
 
@@ -264,24 +245,5 @@ const configurationOf = (endpoint: Endpoint, actor: string) => {
     ...(secrets.tls !== null && { tls_sha256: digestOf(canonicalJson(secrets.tls)) }),
   }
 }
-
-/** Options as the API takes and shows them, and as statements keep them. */
-export const describeOptions = (options: EndpointOptions) => ({
-  events: options.events,
-  filter: options.filter,
-  timeout_ms: options.timeoutMs,
-  retry_schedule: options.schedule && formatSchedule(options.schedule),
-  rate_limit: options.rateLimit && { per_second: options.rateLimit.perSecond, burst: options.rateLimit.burst },
-  concurrency: options.concurrency,
-  ordering:
-    options.ordering.kind === 'fifo' && options.ordering.key !== null
-      ? { key: options.ordering.key }
-      : options.ordering.kind,
-  signatures: {
-    rfc9421: options.signatures.rfc9421,
-    hmac: options.signatures.hmac,
-    retiring_key: options.signatures.retiringKey,
-  },
-})
 
 const digestOf = (bytes: Uint8Array): string => sha256(bytes).toString('base64url')

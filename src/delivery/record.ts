@@ -119,7 +119,7 @@ export class Recorder {
     const stated = state(this.#issuer, event, this.#clock.now())
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
-        await this.#sequencer.append({ stated, effects: [effect] })
+        await this.#sequencer.append({ stated, effects: [effect], patient: true })
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'

@@ -30,13 +30,13 @@ export async function forwardedRequest(
   const { rfc9421, hmac, retiringKey } = options.signatures
   const timestampS = Math.floor(at.getTime() / 1000)
   const input = webhookSigningInput(messageId, timestampS, cargo.payload)
-  const active = await keyring.sign(() => input)
-  const retiring = retiringKey ? await keyring.signRetiring(input) : undefined
+  const retiringSignature = retiringKey ? keyring.signRetiring(input) : undefined
+  const [active, retiring] = await Promise.all([keyring.sign(() => input), retiringSignature])
   const signers = retiring === undefined ? [active] : [active, retiring]
   const symmetric = hmac ? hmacSignatures(secrets.hmac, input, at) : []
   const headers = {
     ...secrets.headers, // first, so that none can stand in for one of ours
-    'content-type': 'application/json',
+    'content-type': cargo.contentType,
     'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
     'webhook-id': messageId,
     'webhook-timestamp': String(timestampS),
@@ -73,9 +73,13 @@ async function httpSignature(
     'webhook-id': headers['webhook-id'],
     'webhook-timestamp': headers['webhook-timestamp'],
   }
-  const base = (kid: string) => httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
-  const { kid, signature } = await keyring.sign((kid) => base(kid).input)
-  return { 'signature-input': `sig1=${base(kid).parameters}`, signature: `sig1=:${base64(signature)}:` }
+  let parameters = ''
+  const { signature } = await keyring.sign((kid) => {
+    const base = httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
+    parameters = base.parameters
+    return base.input
+  })
+  return { 'signature-input': `sig1=${parameters}`, signature: `sig1=:${base64(signature)}:` }
 }
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')

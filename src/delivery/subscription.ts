@@ -17,7 +17,7 @@ export const everyone: Audience = { kind: 'all' }
 export class Subscriptions {
   readonly #compiled = new WeakMap<EndpointOptions, Wish>()
 
-  wants({ id, options }: Endpoint, value: JsonValue, audience: Audience): boolean {
+  wants({ id, options }: Endpoint, value: JsonValue | undefined, audience: Audience): boolean {
     if (audience.kind === 'only') return id === audience.endpointId
     if (audience.kind === 'subscribers' && (id === audience.except || options.events.length === 0)) return false
     if (options.events.length === 0 && options.filter.length === 0) return true
@@ -44,11 +44,11 @@ export class Subscriptions {
 interface Wish {
   /** `byName`: the pattern names at least the first segment, so whoever wrote it knew what would come. */
   readonly events: readonly { readonly glob: RegExp; readonly byName: boolean }[]
-  readonly conditions: readonly ((value: JsonValue) => boolean)[]
+  readonly conditions: readonly ((value: JsonValue | undefined) => boolean)[]
 }
 
 /** The event type of a payload: its top-level `type`, if that is a string. */
-const typeOf = (value: JsonValue): string | undefined => {
+const typeOf = (value: JsonValue | undefined): string | undefined => {
   const type = valueAt(value, ['type'])
   return typeof type === 'string' ? type : undefined
 }
@@ -69,7 +69,7 @@ export function parseEventGlob(pattern: string): RegExp {
 const eventPattern = /^(\*|[\w:/-]+)(\.(\*|[\w:/-]+))*$/
 
 /** Throws `RangeError` if the path is no singular JSONPath. */
-export function compileCondition(condition: Condition): (value: JsonValue) => boolean {
+export function compileCondition(condition: Condition): (value: JsonValue | undefined) => boolean {
   const path = parseJsonPath(condition.path)
   const holds = judge(condition)
   return (value) => holds(valueAt(value, path))

@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Static } from 'typebox'
-import { describeOptions, type EndpointWish, refusing, type WrittenEndpoint } from '../delivery/endpoints.ts'
+import { describeOptions, refusing } from '../delivery/endpoint-options.ts'
+import type { EndpointWish, WrittenEndpoint } from '../delivery/endpoints.ts'
 import { parseSchedule } from '../delivery/schedule.ts'
 import type { Relay } from '../relay.ts'
 import type { Condition, Endpoint, EndpointOptions } from '../tenant/records.ts'
@@ -14,7 +15,7 @@ import {
   SecretAnswer,
   TestAnswer,
 } from './endpoint-schemas.ts'
-import { page } from './page.ts'
+import { type Paged, page } from './page.ts'
 import { Page, pageOf } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
@@ -36,7 +37,7 @@ export function endpointRoutes(app: FastifyInstance, relay: Relay): void {
     },
   )
 
-  app.get<AtTenant & { Querystring: Static<typeof Page> }>(
+  app.get<AtTenant & Paged>(
     '/v1/tenants/:tenant/endpoints',
     describe('List endpoints', { querystring: Page, response: { 200: pageOf(EndpointAnswer) } }),
     async ({ principal, params, query }) => {

@@ -1,6 +1,8 @@
 import type { Static } from 'typebox'
 import type { Page } from './schemas.ts'
 
+export type Paged = { Querystring: Static<typeof Page> }
+
 /** Pages by id. One row more than asked for is read, to know whether there is a next page. */
 export async function page<Row extends { id: string }, Shown extends { id: string }>(
   { after = '', limit: most = '100' }: Static<typeof Page>,

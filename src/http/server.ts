@@ -3,18 +3,21 @@ import fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
 import { Type } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
+import { jsonMediaType } from '../message/message.ts'
 import type { Database } from '../ports/database.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
 import { endpointRoutes } from './endpoints.ts'
+import { ingestRoutes } from './ingest.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
-import { ingestRoutes, messageRoutes } from './messages.ts'
+import { messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
+import { sourceRoutes } from './sources.ts'
 import { tenantRoutes } from './tenants.ts'
 import { verifyRoutes } from './verify.ts'
 
@@ -82,11 +85,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
 
   // One parser for every body, which does not parse: the strict parser is the only door (DESIGN.md section 2).
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser(
-    /^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i,
-    { parseAs: 'buffer' },
-    (_request, body, done) => done(null, body),
-  )
+  app.addContentTypeParser(jsonMediaType, { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
 
   await app.register(swagger, openApiDocument(relay.issuer))
   const withKey = (scope: FastifyInstance): void => {
@@ -101,13 +100,13 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
   }
 
   const ingest: FastifyPluginAsync = async (scope) => {
-    withKey(scope)
     ingestRoutes(scope, relay)
   }
   const management: FastifyPluginAsync = async (scope) => {
     withKey(scope)
     withJson(scope)
     tenantRoutes(scope, relay, database)
+    await scope.register(async (below) => sourceRoutes(below, relay, database))
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)

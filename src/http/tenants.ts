@@ -4,26 +4,15 @@ import { RelayError } from '../errors.ts'
 import type { Database } from '../ports/database.ts'
 import type { Relay } from '../relay.ts'
 import { actorOf } from '../tenant/administration.ts'
-import type { ApiKey, Source, Tenant } from '../tenant/records.ts'
-import { findApiKey, listApiKeys, listSources, listTenants } from '../tenant/store.ts'
+import type { ApiKey, Tenant } from '../tenant/records.ts'
+import { findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
-import { page } from './page.ts'
-import {
-  ApiKeyAnswer,
-  ApiKeyMade,
-  ApiKeyWish,
-  Page,
-  pageOf,
-  SourceAnswer,
-  SourceWish,
-  TenantAnswer,
-  TenantWish,
-} from './schemas.ts'
+import { type Paged, page } from './page.ts'
+import { ApiKeyAnswer, ApiKeyMade, ApiKeyWish, Page, pageOf, TenantAnswer, TenantWish } from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
-type Paged = { Querystring: Static<typeof Page> }
 
-/** Tenants, their sources and their API keys. `app` has authenticated and parsed the body. */
+/** Tenants and their API keys. `app` has authenticated and parsed the body. */
 export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Database): void {
   const { administration } = relay
   const permit = (principal: Principal, tenantId: string): void => permitTenant(principal, tenantId, ['tenant'])
@@ -53,27 +42,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     async ({ principal, params }) => {
       permit(principal, params.tenant)
       return showTenant(await administration.getTenant(params.tenant))
-    },
-  )
-
-  app.post<AtTenant & { Body: Static<typeof SourceWish> }>(
-    '/v1/tenants/:tenant/sources',
-    describe('Create a source', { body: SourceWish, response: { 201: SourceAnswer } }),
-    async ({ principal, params, body }, reply) => {
-      permit(principal, params.tenant)
-      reply.code(201)
-      return showSource(relay.issuer, await administration.createSource(principal.actor, params.tenant, body))
-    },
-  )
-
-  app.get<AtTenant & Paged>(
-    '/v1/tenants/:tenant/sources',
-    describe('List sources', { querystring: Page, response: { 200: pageOf(SourceAnswer) } }),
-    async ({ principal, params, query }) => {
-      permit(principal, params.tenant)
-      await administration.getTenant(params.tenant)
-      const list = (after: string, limit: number) => listSources(database, params.tenant, after, limit)
-      return page(query, list, (source) => showSource(relay.issuer, source))
     },
   )
 
@@ -123,14 +91,6 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
 const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
-
-const showSource = (issuer: string, { id, tenantId, name, createdAt }: Source) => ({
-  id,
-  tenant: tenantId,
-  name,
-  messages_url: `${issuer}/v1/sources/${id}/messages`,
-  created_at: createdAt.toISOString(),
-})
 
 const showApiKey = (apiKey: ApiKey) => ({
   id: actorOf(apiKey),

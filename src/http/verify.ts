@@ -27,7 +27,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
       }
       const evidence: Evidence = {
         ...(receipt !== undefined && { receipt }),
-        ...('payload' in body && { payload: payloadBytes(body.payload as JsonValue) }),
+        ...payloadOf(body as { payload?: JsonValue; payload_base64?: string }),
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
@@ -36,6 +36,14 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
       return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
     },
   )
+}
+
+function payloadOf(body: { payload?: JsonValue; payload_base64?: string }): Pick<Evidence, 'payload'> {
+  if (body.payload !== undefined && body.payload_base64 !== undefined) {
+    throw new RelayError('request_invalid', { detail: 'Send the payload once.' })
+  }
+  if (body.payload_base64 !== undefined) return { payload: Buffer.from(body.payload_base64, 'base64') }
+  return body.payload === undefined ? {} : { payload: payloadBytes(body.payload) }
 }
 
 /** A string is the exact text of the payload; anything else is the payload itself, in whatever spelling it came. */

@@ -6,6 +6,7 @@ import type { ObjectStore } from '../ports/object-store.ts'
 import { type LogTrust, openCheckpoint } from './checkpoint.ts'
 import { consistent } from './reader.ts'
 import type { HeadRow } from './store.ts'
+import type { TileCache } from './tile-cache.ts'
 
 const latest = 'checkpoints/latest'
 
@@ -22,7 +23,13 @@ const remedy =
  * Compares the head in the database with the last checkpoint published outside of it (DESIGN.md rule 4). Throws
  * LogForked if the database is behind it, or does not extend it.
  */
-export async function checkAgainstPublished(tx: Tx, store: ObjectStore, head: HeadRow, trust: LogTrust): Promise<void> {
+export async function checkAgainstPublished(
+  tx: Tx,
+  tiles: TileCache,
+  store: ObjectStore,
+  head: HeadRow,
+  trust: LogTrust,
+): Promise<void> {
   const bytes = await store.find(latest)
   if (bytes === undefined) return
   let published: ReturnType<typeof openCheckpoint>
@@ -36,7 +43,7 @@ export async function checkAgainstPublished(tx: Tx, store: ObjectStore, head: He
     const sizes = `${published.treeSize} leaves were published and the database holds ${head.treeSize}`
     throw new LogForked(`The log in the database is behind what it published: ${sizes}. ${remedy}`)
   }
-  if (!(await consistent(tx, published, head))) {
+  if (!(await consistent(tx, tiles, published, head))) {
     throw new LogForked(`The log in the database contradicts its checkpoint at ${published.treeSize} leaves. ${remedy}`)
   }
 }

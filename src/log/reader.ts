@@ -12,8 +12,9 @@ import {
   type StatementRow,
   tileRoots,
 } from './store.ts'
-import { tileNode, tilesForConsistency, tilesForInclusion } from './tile.ts'
-import { hashLeaf, type NodeAt, proveConsistency, proveInclusion, TreeEdge, verifyConsistency } from './tree.ts'
+import { tilesForConsistency, tilesForInclusion } from './tile.ts'
+import type { TileCache } from './tile-cache.ts'
+import { hashLeaf, proveConsistency, proveInclusion, TreeEdge, verifyConsistency } from './tree.ts'
 
 const tileWidth = 256
 
@@ -51,36 +52,31 @@ export async function findEntries(tx: Tx, index: number, width: number): Promise
 }
 
 /** The inclusion proof of a leaf in the newest checkpoint. Throws if the log is not that large. */
-export async function proveNow(tx: Tx, leafIndex: number): Promise<{ head: HeadRow; proof: Uint8Array[] }> {
+export async function proveNow(
+  tx: Tx,
+  tiles: TileCache,
+  leafIndex: number,
+): Promise<{ head: HeadRow; proof: Uint8Array[] }> {
   // No lock: the log only grows, so everything below the head that was read is there and stays as it is.
   const head = await findHead(tx)
   if (head === undefined || leafIndex >= head.treeSize) throw new Error(`leaf ${leafIndex} is not in the log`)
-  const node = await nodesOf(tx, tilesForInclusion(leafIndex, head.treeSize))
+  const node = await tiles.nodes(tx, tilesForInclusion(leafIndex, head.treeSize))
   return { head, proof: proveInclusion(leafIndex, head.treeSize, node) }
 }
 
 /** Whether the tree at `to`, which the database holds, extends the tree at `from`. */
 export async function consistent(
   tx: Tx,
+  tiles: TileCache,
   from: Pick<Checkpoint, 'treeSize' | 'rootHash'>,
   to: Pick<Checkpoint, 'treeSize' | 'rootHash'>,
 ): Promise<boolean> {
   // A tree of size 0 says nothing about a later one (RFC 9162 §2.1.4 has no proof for it).
   if (from.treeSize === 0) return true
-  const node = await nodesOf(tx, tilesForConsistency(from.treeSize, to.treeSize))
+  const node = await tiles.nodes(tx, tilesForConsistency(from.treeSize, to.treeSize))
   const proof = proveConsistency(from.treeSize, to.treeSize, node)
   const [fromSize, toSize, fromRoot, toRoot] = [from.treeSize, to.treeSize, from.rootHash, to.rootHash]
   return verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })
-}
-
-async function nodesOf(tx: Tx, needed: readonly { level: number; index: number; width: number }[]): Promise<NodeAt> {
-  const tiles = new Map<string, Uint8Array>()
-  for (const { level, index, width } of needed) {
-    const hashes = await findTile(tx, level, index, width)
-    if (hashes === undefined) throw new Error(`tile ${level}/${index} of width ${width} is missing from the log`)
-    tiles.set(`${level}/${index}`, hashes)
-  }
-  return tileNode((level, index) => tiles.get(`${level}/${index}`))
 }
 
 /** A statement read back: the very bytes that were committed, with the signature if one was made. */

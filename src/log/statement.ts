@@ -23,7 +23,11 @@ export type AuditEvent =
   /** `sub` is the tenant whose data key it is; empty for the deployment's own. */
   | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
-  | { kind: 'source.created'; sub: string; tenant: string; actor: string }
+  /** `settings` are the source's own, as tenants read them; of secrets there are only hints in them. */
+  | { kind: 'source.created' | 'source.updated'; sub: string; tenant: string; actor: string; settings: object }
+  | { kind: 'source.deleted'; sub: string; tenant: string; actor: string }
+  /** An ingest URL of `source`, without its token. */
+  | { kind: 'ingest_url.created' | 'ingest_url.revoked'; sub: string; tenant: string; actor: string; source: string }
   | {
       kind: 'endpoint.created' | 'endpoint.updated'
       sub: string
@@ -56,9 +60,21 @@ export type AuditEvent =
       sub: string
       tenant: string
       source: string
+      /** The API key, or the source itself where its scheme vouches for the post. */
       actor: string
-      /** `bytes` counts the canonical payload; the digests are base64url SHA-256, of it and of the bytes received. */
-      payload: { bytes: number; sha256: string; received_sha256: string }
+      /** That scheme. */
+      authentication?: string
+      /**
+       * `bytes` counts the payload; the digests are base64url SHA-256, of it and of the bytes received. Canonical JSON
+       * unless `canonicalization` is `none`: then payload and bytes received are the same, of media type `content_type`.
+       */
+      payload: {
+        bytes: number
+        sha256: string
+        received_sha256: string
+        canonicalization?: 'none'
+        content_type?: string
+      }
     }
   | {
       kind: 'delivery.attempted'

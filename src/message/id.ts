@@ -1,7 +1,7 @@
 import { randomFillSync } from 'node:crypto'
 
 /** What an identifier names, as its first letters say (DESIGN.md section 2). */
-export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp'
+export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url'
 export type Id<P extends IdPrefix = IdPrefix> = `${P}_${string}`
 
 const crockford = '0123456789abcdefghjkmnpqrstvwxyz'

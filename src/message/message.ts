@@ -1,25 +1,35 @@
 import { RelayError } from '../errors.ts'
 import { type CanonicalPayload, canonicalizePayload } from './canonical.ts'
 import { sha256 } from './digest.ts'
+import { type ExactPayload, takeExactly } from './exact.ts'
 import type { Id } from './id.ts'
 import { type JsonObject, type JsonValue, parsePayload } from './json.ts'
 
+/** What a source makes of a body. `jcs`: JSON, parsed strictly and written canonically (RFC 8785). `none`: bytes of any
+ *  media type, exactly as they came. */
+export type Canonicalization = 'jcs' | 'none'
+
+/** The bytes that are hashed, stored and forwarded, and their media type: null stands for canonical JSON. `value` is what
+ *  JSON says, for filters: it was parsed to be accepted, and is not parsed again. Exact bytes are not looked into. */
+export type Content =
+  | { readonly payload: CanonicalPayload; readonly contentType: null; readonly value: JsonValue }
+  | { readonly payload: ExactPayload; readonly contentType: string; readonly value: undefined }
+
 /** One POST, parsed: acceptable, and not accepted yet. */
-export interface Message {
+export type Message = Content & {
   readonly id: Id<'msg'>
   readonly tenantId: string
   readonly sourceId: string
-  /** The holder of the API key, as statements name it. */
+  /** Who posted, as statements name them: the holder of an API key, or the source whose scheme vouches for the post. */
   readonly actor: string
+  /** The source's scheme, where it is not an API key that vouches. */
+  readonly authentication: string | undefined
   readonly acceptedAt: Date
-  /** What the payload says, for filters: it was parsed to be accepted, and is not parsed again. */
-  readonly value: JsonValue
-  readonly payload: CanonicalPayload
   /** SHA-256 of `payload`. */
   readonly sha256: Uint8Array
   /** SHA-256 of the bytes as received: "you changed my payload" is the first dispute. */
   readonly receivedSha256: Uint8Array
-  /** SHA-256 of the Idempotency-Key, or null without one. */
+  /** SHA-256 of the Idempotency-Key, or what stands in for it; null without one. */
   readonly idempotencyHash: Uint8Array | null
 }
 
@@ -28,27 +38,39 @@ export interface Arrival {
   readonly tenantId: string
   readonly sourceId: string
   readonly actor: string
+  readonly authentication: string | undefined
+  readonly canonicalization: Canonicalization
   /** The body as received. */
   readonly raw: Uint8Array
+  readonly contentType: string | undefined
   readonly idempotencyKey: string | undefined
+  /** SHA-256 that only the same signed request has again. It counts before the Idempotency-Key, which nobody signed. */
+  readonly signedIdentity: Uint8Array | undefined
 }
 
-/** Bytes → message, or refused with a `payload_…` code or `idempotency_key_invalid`. */
-export function parseMessage({ raw, idempotencyKey, ...arrival }: Arrival, now: Date): Message {
-  if (idempotencyKey !== undefined && !/^[\x21-\x7e]{1,255}$/.test(idempotencyKey)) {
-    throw new RelayError('idempotency_key_invalid')
-  }
+/** Bytes → message, or refused with a `payload_…` code, `media_type_unsupported` or `idempotency_key_invalid`. */
+export function parseMessage(arrival: Arrival, now: Date): Message {
+  const { raw, canonicalization, contentType, idempotencyKey, signedIdentity, ...rest } = arrival
+  const idempotencyHash = signedIdentity ?? hashKey(idempotencyKey)
+  const content = canonicalization === 'jcs' ? canonicalContent(raw, contentType) : takeExactly(raw, contentType)
+  const receivedSha256 = sha256(raw)
+  const digest = content.contentType === null ? sha256(content.payload) : receivedSha256
+  return { ...rest, ...content, acceptedAt: now, sha256: digest, receivedSha256, idempotencyHash }
+}
+
+function canonicalContent(raw: Uint8Array, contentType = ''): Content {
+  if (raw.length > 0 && !jsonMediaType.test(contentType)) throw new RelayError('media_type_unsupported')
   const value = parsePayload(raw)
-  const payload = canonicalizePayload(value)
-  return {
-    ...arrival,
-    acceptedAt: now,
-    value,
-    payload,
-    sha256: sha256(payload),
-    receivedSha256: sha256(raw),
-    idempotencyHash: idempotencyKey === undefined ? null : sha256(Buffer.from(idempotencyKey, 'latin1')),
-  }
+  return { payload: canonicalizePayload(value), contentType: null, value }
+}
+
+/** A Content-Type that promises JSON. */
+export const jsonMediaType = /^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i
+
+function hashKey(idempotencyKey: string | undefined): Uint8Array | null {
+  if (idempotencyKey === undefined) return null
+  if (!/^[\x21-\x7e]{1,255}$/.test(idempotencyKey)) throw new RelayError('idempotency_key_invalid')
+  return sha256(Buffer.from(idempotencyKey, 'latin1'))
 }
 
 /** The source of the messages that the relay itself makes. No vendor can post to it: it is no identifier. */
@@ -58,6 +80,7 @@ export const ownSource = 'countersign'
 export function composeMessage(id: Id<'msg'>, tenantId: string, actor: string, value: JsonObject, now: Date): Message {
   const payload = canonicalizePayload(value)
   const digest = sha256(payload)
-  const origin = { id, tenantId, sourceId: ownSource, actor, acceptedAt: now }
-  return { ...origin, value, payload, sha256: digest, receivedSha256: digest, idempotencyHash: null }
+  const origin = { id, tenantId, sourceId: ownSource, actor, authentication: undefined, acceptedAt: now }
+  const content = { payload, contentType: null, value }
+  return { ...origin, ...content, sha256: digest, receivedSha256: digest, idempotencyHash: null }
 }

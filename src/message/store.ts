@@ -13,8 +13,8 @@ export const payloadContext = (tenantId: string, messageId: string): Uint8Array 
   Buffer.from(`payload\0${tenantId}\0${messageId}`)
 
 const insertMessages = `
-  insert into messages (id, tenant_id, source_id, leaf_index, accepted_at, idempotency_hash, payload)
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::bytea[])`
+  insert into messages (id, tenant_id, source_id, leaf_index, accepted_at, idempotency_hash, content_type, payload)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::text[], $8::bytea[])`
 
 const selectUsedKeys = `
   select m.id, m.source_id as "sourceId", m.idempotency_hash as "idempotencyHash"
@@ -32,6 +32,7 @@ export const storeMessages: Effect<SealedMessage> = {
       int8Array(rows.map((row) => row.leafIndex)),
       timestamptzArray(messages.map((message) => message.acceptedAt)),
       byteaArray(messages.map((message) => message.idempotencyHash)),
+      textArray(messages.map((message) => message.contentType)),
       byteaArray(rows.map(({ row }) => row.sealed)),
     ])
     return undefined
@@ -70,13 +71,15 @@ export interface StoredMessage {
   readonly sourceId: string
   readonly leafIndex: number
   readonly acceptedAt: Date
-  /** Sealed canonical payload, bound to {@link payloadContext}. */
+  /** Of exact bytes; null for canonical JSON. */
+  readonly contentType: string | null
+  /** Sealed payload, bound to {@link payloadContext}. */
   readonly payload: Uint8Array
 }
 
 const selectMessage = `
   select id, tenant_id as "tenantId", source_id as "sourceId", leaf_index as "leafIndex",
-         accepted_at as "acceptedAt", payload
+         accepted_at as "acceptedAt", content_type as "contentType", payload
     from messages
    where id = $1`
 

@@ -11,9 +11,23 @@ create table sources (
   id         text collate "C" primary key,
   tenant_id  text collate "C" not null references tenants,
   name       text not null,
-  created_at timestamptz not null
+  settings   jsonb not null,                      -- what it takes and from whom; no secret in it
+  secrets    bytea,                               -- of its scheme, sealed
+  created_at timestamptz not null,
+  deleted_at timestamptz
 );
 create index sources_by_tenant on sources (tenant_id, id);
+
+-- For vendors that can be given a URL and nothing else. The token is kept as its SHA-256, as the secret of an API key is.
+create table ingest_urls (
+  id         text collate "C" primary key,
+  tenant_id  text collate "C" not null references tenants,
+  source_id  text collate "C" not null references sources,
+  token_hash bytea not null unique check (length(token_hash) = 32),
+  created_at timestamptz not null,
+  revoked_at timestamptz
+);
+create index ingest_urls_by_source on ingest_urls (source_id) where revoked_at is null;
 
 create table endpoints (
   id         text collate "C" primary key,

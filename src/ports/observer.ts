@@ -3,6 +3,8 @@ export interface Observer {
   accepted(canonicalBytes: number): void
   /** `code` of the error table. */
   refused(code: string): void
+  /** A post to a source did not pass its `scheme`, and why. */
+  postRefused(scheme: string, reason: string): void
   /** One batch committed: its statements, and seconds from its first SQL to the answer of COMMIT. */
   batchCommitted(statements: number, seconds: number): void
   batchFailed(reason: 'unavailable' | 'unknown_outcome' | 'refused'): void
@@ -18,6 +20,7 @@ export interface Observer {
 export const silentObserver: Observer = {
   accepted() {},
   refused() {},
+  postRefused() {},
   batchCommitted() {},
   batchFailed() {},
   treeGrew() {},

@@ -199,7 +199,7 @@ function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefin
   return undefined
 }
 
-/** The payload may be given as posted or as forwarded; both have the same canonical form. */
+/** The payload may be given as posted or as forwarded. Both have the same canonical form, or are the same bytes. */
 function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): void {
   const stated = statement.payload
   if (typeof stated !== 'object' || stated === null || Array.isArray(stated)) {
@@ -207,6 +207,14 @@ function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): v
   }
   const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean =>
     sha256(bytes).toString('base64url') === digest
+  const { canonicalization } = stated
+  if (canonicalization === 'none') {
+    const problem = same(payload, stated.sha256) ? undefined : 'these are other bytes than the ones stated'
+    return void note('payload_digest', problem, 'these are the exact bytes posted')
+  }
+  if (canonicalization !== undefined) {
+    return void note('payload_digest', 'the payload is stated in a canonical form unknown to this verifier', '')
+  }
   if (same(payload, stated.sha256)) return void note('payload_digest', undefined, 'these are the canonical bytes')
   if (same(payload, stated.received_sha256))
     return void note('payload_digest', undefined, 'these are the bytes received')

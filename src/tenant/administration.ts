@@ -6,10 +6,10 @@ import type { IdMaker } from '../message/id.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { hashSecret, makeSecret, type PresentedKey } from './api-key.ts'
-import type { ApiKey, Role, Source, Tenant, Tier } from './records.ts'
-import { findTenant, insertApiKey, insertSource, insertTenant, revokeApiKey, touchTenant } from './store.ts'
+import type { ApiKey, Role, Tenant, Tier } from './records.ts'
+import { findTenant, insertApiKey, insertTenant, revokeApiKey, touchTenant } from './store.ts'
 
-/** Tenants, sources and API keys: who may do what is decided at the edge, before these are called. */
+/** Tenants and API keys: who may do what is decided at the edge, before these are called. */
 export class Administration {
   readonly #database: Database
   readonly #acts: Acts
@@ -35,19 +35,6 @@ export class Administration {
       await recordDataKey(tx, tenant.id, dataKey, now)
     })
     return tenant
-  }
-
-  /** Rejects with `not_found` if there is no such tenant. */
-  async createSource(actor: string, tenantId: string, wish: { name: string }): Promise<Source> {
-    await this.getTenant(tenantId)
-    const now = this.#clock.now()
-    const source: Source = { id: this.#ids.make('src', now), tenantId, name: wish.name, createdAt: now }
-    const event = { kind: 'source.created', sub: source.id, tenant: tenantId, actor } as const
-    await this.#acts.perform(event, async (tx, configuration) => {
-      await insertSource(tx, source)
-      await touchTenant(tx, tenantId, configuration)
-    })
-    return source
   }
 
   /**

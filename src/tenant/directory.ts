@@ -3,7 +3,7 @@ import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
 import { endpointsOf } from './endpoint-store.ts'
 import type { ApiKey, Endpoint, Source } from './records.ts'
-import { changedTenants, configurationNow, findApiKey, findSource } from './store.ts'
+import { changedTenants, configurationNow, findApiKey, findSource, findSourceByToken } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -27,6 +27,7 @@ export class Directory {
   #expiries = 0
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
+  readonly #sourcesByToken = new Map<string, Source>()
   readonly #endpoints = new Map<string, readonly Endpoint[]>()
 
   constructor(database: Database, clock: Clock, dataKeys: DataKeys) {
@@ -52,6 +53,13 @@ export class Directory {
   async findSource(id: string): Promise<Source | undefined> {
     await this.#refresh()
     return this.#recall(this.#sources, id, findSource)
+  }
+
+  /** The source of an ingest URL, by the SHA-256 of its token. */
+  async findSourceByToken(tokenHash: Uint8Array): Promise<Source | undefined> {
+    await this.#refresh()
+    const name = Buffer.from(tokenHash).toString('base64url')
+    return this.#recall(this.#sourcesByToken, name, (tx) => findSourceByToken(tx, tokenHash))
   }
 
   /** The endpoints of a tenant as of `configuration`, which the caller read in `tx` under the lock of the head. */
@@ -108,7 +116,8 @@ export class Directory {
     if (configuration <= this.#configuration) return
     const changed = new Set(await changedTenants(tx, this.#configuration))
     forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
-    forget(this.#sources, (source) => changed.has(source.tenantId))
+    for (const sources of [this.#sources, this.#sourcesByToken])
+      forget(sources, ({ tenantId }) => changed.has(tenantId))
     for (const tenantId of changed) this.#endpoints.delete(tenantId)
     this.#configuration = Math.max(this.#configuration, configuration)
   }

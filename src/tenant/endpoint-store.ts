@@ -31,6 +31,13 @@ export const insertEndpoint = (tx: Tx, endpoint: Endpoint, dataKey: DataKey): Pr
   return tx.query(insertRow, [id, tenantId, name, seal(endpoint, dataKey), JSON.stringify(options), createdAt])
 }
 
+const countAll = `select count(*) as count from endpoints where tenant_id = $1 and deleted_at is null`
+
+export async function countEndpoints(tx: Tx, tenantId: string): Promise<number> {
+  const [row] = await tx.query<{ count: number }>(countAll, [tenantId])
+  return row?.count ?? 0
+}
+
 const updateRow = `
   update endpoints set name = $4, sealed = $5, options = $6::jsonb, revision = revision + 1
    where tenant_id = $1 and id = $2 and revision = $3 and deleted_at is null

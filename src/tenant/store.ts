@@ -1,8 +1,11 @@
 import type { Tx } from '../ports/database.ts'
-import type { ApiKey, Source, Tenant } from './records.ts'
+import type { ApiKey, IngestUrl, Source, Tenant } from './records.ts'
 
 const tenantColumns = `id, name, tier, created_at as "createdAt"`
-const sourceColumns = `id, tenant_id as "tenantId", name, created_at as "createdAt"`
+const sourceColumns = `
+  s.id, s.tenant_id as "tenantId", s.name, s.settings, s.secrets as "sealedSecrets", s.created_at as "createdAt"`
+const ingestUrlColumns = `
+  id, tenant_id as "tenantId", source_id as "sourceId", token_hash as "tokenHash", created_at as "createdAt"`
 const apiKeyColumns = `
   id, tenant_id as "tenantId", source_id as "sourceId", role, name, secret_hash as "secretHash",
   created_at as "createdAt", revoked_at as "revokedAt"`
@@ -37,21 +40,72 @@ export async function findTenant(tx: Tx, id: string): Promise<Tenant | undefined
 export const listTenants = (tx: Tx, after: string, limit: number): Promise<Tenant[]> =>
   tx.query(`select ${tenantColumns} from tenants where id > $1 order by id limit $2`, [after, limit])
 
-const insertSourceRow = `insert into sources (id, tenant_id, name, created_at) values ($1, $2, $3, $4)`
+const insertSourceRow = `
+  insert into sources (id, tenant_id, name, settings, secrets, created_at) values ($1, $2, $3, $4, $5, $6)`
 
-export const insertSource = (tx: Tx, source: Source): Promise<unknown> =>
-  tx.query(insertSourceRow, [source.id, source.tenantId, source.name, source.createdAt])
+export const insertSource = (tx: Tx, { id, tenantId, name, settings, sealedSecrets, createdAt }: Source) =>
+  tx.query(insertSourceRow, [id, tenantId, name, JSON.stringify(settings), sealedSecrets, createdAt])
+
+const updateSourceRow = `
+  update sources set name = $3, settings = $4, secrets = $5
+   where tenant_id = $1 and id = $2 and deleted_at is null`
+
+export const updateSource = (tx: Tx, { id, tenantId, name, settings, sealedSecrets }: Source) =>
+  tx.query(updateSourceRow, [tenantId, id, name, JSON.stringify(settings), sealedSecrets])
+
+// The row stays, since messages and statements name it. What could still open its door does not.
+const markSourceDeleted = `
+  with closed as (update ingest_urls set revoked_at = $3 where source_id = $2 and revoked_at is null),
+       revoked as (update api_keys set revoked_at = $3 where source_id = $2 and revoked_at is null)
+  update sources set deleted_at = $3, secrets = null
+   where tenant_id = $1 and id = $2 and deleted_at is null`
+
+export const deleteSource = (tx: Tx, tenantId: string, id: string, now: Date): Promise<unknown> =>
+  tx.query(markSourceDeleted, [tenantId, id, now])
+
+const selectSource = `select ${sourceColumns} from sources s where id = $1 and deleted_at is null`
 
 export async function findSource(tx: Tx, id: string): Promise<Source | undefined> {
-  const [row] = await tx.query<Source>(`select ${sourceColumns} from sources where id = $1`, [id])
+  const [row] = await tx.query<Source>(selectSource, [id])
+  return row
+}
+
+const selectSourceByToken = `
+  select ${sourceColumns} from ingest_urls u join sources s on s.id = u.source_id
+   where u.token_hash = $1 and u.revoked_at is null`
+
+export async function findSourceByToken(tx: Tx, tokenHash: Uint8Array): Promise<Source | undefined> {
+  const [row] = await tx.query<Source>(selectSourceByToken, [tokenHash])
   return row
 }
 
 const selectSources = `
-  select ${sourceColumns} from sources where tenant_id = $1 and id > $2 order by id limit $3`
+  select ${sourceColumns} from sources s
+   where tenant_id = $1 and id > $2 and deleted_at is null
+   order by id limit $3`
 
 export const listSources = (tx: Tx, tenantId: string, after: string, limit: number): Promise<Source[]> =>
   tx.query(selectSources, [tenantId, after, limit])
+
+const insertIngestUrlRow = `
+  insert into ingest_urls (id, tenant_id, source_id, token_hash, created_at) values ($1, $2, $3, $4, $5)`
+
+export const insertIngestUrl = (tx: Tx, { id, tenantId, sourceId, tokenHash, createdAt }: IngestUrl) =>
+  tx.query(insertIngestUrlRow, [id, tenantId, sourceId, tokenHash, createdAt])
+
+const selectIngestUrls = `
+  select ${ingestUrlColumns} from ingest_urls
+   where tenant_id = $1 and source_id = $2 and revoked_at is null
+   order by id`
+
+/** Those that work. */
+export const ingestUrlsOf = (tx: Tx, tenantId: string, sourceId: string): Promise<IngestUrl[]> =>
+  tx.query(selectIngestUrls, [tenantId, sourceId])
+
+const markIngestUrlRevoked = `update ingest_urls set revoked_at = $2 where id = $1 and revoked_at is null`
+
+export const revokeIngestUrl = (tx: Tx, id: string, now: Date): Promise<unknown> =>
+  tx.query(markIngestUrlRevoked, [id, now])
 
 const insertApiKeyRow = `
   insert into api_keys (id, tenant_id, source_id, role, name, secret_hash, created_at)

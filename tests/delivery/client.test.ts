@@ -2,11 +2,12 @@ import { once } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { type AddressInfo, createServer as createTcpServer, type Socket } from 'node:net'
-import type { TlsOptions } from 'node:tls'
+import type { TLSSocket, TlsOptions } from 'node:tls'
 import { gzipSync } from 'node:zlib'
 import { afterEach, describe, expect, it } from 'vitest'
 import { OutboundClient, type OutboundOptions } from '../../src/delivery/client.ts'
 import { EgressGuard, type EgressRules } from '../../src/delivery/guard.ts'
+import type { TlsIdentity } from '../../src/tenant/records.ts'
 import { makeCertificate } from '../support/certificate.ts'
 
 const loopback: EgressRules = {
@@ -307,6 +308,65 @@ describe('TLS', () => {
       const outcome = await client({ connectTimeoutMs: 200 }).post(url.replace('http', 'https'), {}, body)
       expect(outcome).toMatchObject({ kind: 'unreachable', reason })
     }
+  })
+})
+
+describe('a TLS identity', () => {
+  const ago = new Date(Date.now() - 3_600_000)
+  const ahead = new Date(Date.now() + 3_600_000)
+  const server = makeCertificate('receiver.test', ago, ahead)
+  const identity = (name: string): TlsIdentity => {
+    const { cert, key } = makeCertificate(name, ago, ahead)
+    return { certificate: cert, key, ca: server.cert }
+  }
+
+  it('has sockets of its own, which attempts with equal identities share', async () => {
+    const names: (string | undefined)[] = []
+    const asking = { ...server, requestCert: true, rejectUnauthorized: false }
+    const tls = createTlsServer(asking, (_, response) => response.end())
+    tls.on('secureConnection', (socket: TLSSocket) => names.push(String(socket.getPeerCertificate().subject?.CN)))
+    const url = `https://receiver.test:${await listen(tls)}/`
+    const outbound = client()
+    const [one, two] = [identity('one'), identity('two')]
+    for (const each of [one, two, { ...one }, { ...two }, { ...one }]) {
+      expect(await outbound.post(url, {}, body, { tls: each })).toMatchObject({ kind: 'delivered' })
+    }
+    // undici rests a socket for one turn of the event loop, so there may be a second of each.
+    expect(new Set(names)).toEqual(new Set(['one', 'two']))
+    expect(names.length).toBeLessThanOrEqual(4)
+    expect(await outbound.post(url, {}, body)).toMatchObject({ kind: 'unreachable', reason: 'tls' })
+  })
+
+  it('that many others have pushed out gives its sockets back, and connects anew', async () => {
+    const tls = createTlsServer(server, (_, response) => response.end())
+    const url = `https://receiver.test:${await listen(tls)}/`
+    const open = () => new Promise<number>((resolve) => tls.getConnections((_, count) => resolve(count)))
+    const outbound = client()
+    const trusting: TlsIdentity = { certificate: null, key: null, ca: server.cert }
+    expect(await outbound.post(url, {}, body, { tls: trusting })).toMatchObject({ kind: 'delivered' })
+    // Line ends make another text of the same certificates, so another identity.
+    for (let n = 1; n <= 300; n++) {
+      const other = { ...trusting, ca: `${'\n'.repeat(n)}${server.cert}` }
+      expect(await outbound.post(url, {}, body, { tls: other })).toMatchObject({ kind: 'delivered' })
+    }
+    await expect.poll(open).toBeLessThanOrEqual(256)
+    expect(await outbound.post(url, {}, body, { tls: trusting })).toMatchObject({ kind: 'delivered' })
+  })
+
+  it('is still held to the name and the dates of the receiver’s certificate', async () => {
+    const other = makeCertificate('other.test', ago, ahead)
+    const expired = makeCertificate('receiver.test', new Date(0), ago)
+    for (const wrong of [other, expired]) {
+      const tls = { certificate: null, key: null, ca: wrong.cert }
+      const outcome = await client().post(await tlsReceiver(wrong), {}, body, { tls })
+      expect(outcome).toMatchObject({ kind: 'unreachable', reason: 'tls' })
+    }
+  })
+
+  it('waits as long as the attempt says', async () => {
+    const { url } = await receiver(() => undefined)
+    const outcome = await client().post(url, {}, body, { timeoutMs: 50 })
+    expect(outcome).toMatchObject({ kind: 'unreachable', reason: 'timeout' })
   })
 })
 

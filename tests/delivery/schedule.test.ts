@@ -1,6 +1,12 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { defaultScheduleMs, type FailedAttempt, nextAttemptAt, parseSchedule } from '../../src/delivery/schedule.ts'
+import {
+  defaultScheduleMs,
+  type FailedAttempt,
+  formatSchedule,
+  nextAttemptAt,
+  parseSchedule,
+} from '../../src/delivery/schedule.ts'
 
 const now = new Date('2026-12-01T00:00:00Z')
 const day = 86_400_000
@@ -64,6 +70,19 @@ describe('a schedule', () => {
       expect(() => parseSchedule(text)).toThrow(RangeError)
     },
   )
+
+  it('is written as it is read, in the largest units', () => {
+    expect(formatSchedule(defaultScheduleMs)).toBe('5s,5m,30m,2h,5h,10h,14h,20h,1d')
+    const delays = fc.array(
+      fc.integer({ min: 1, max: 7 * 86_400 }).map((s) => s * 1000),
+      { minLength: 1, maxLength: 30 },
+    )
+    fc.assert(
+      fc.property(delays, (schedule) => {
+        expect(parseSchedule(formatSchedule(schedule))).toEqual(schedule)
+      }),
+    )
+  })
 
   it('names the delay that is wrong', () => {
     expect(() => parseSchedule('5s,5m,soon')).toThrow(/delay 3 .*"soon"/)

@@ -12,6 +12,12 @@ const rights = `
   GET    /v1/tenants/{tenant}                      admin tenant
   POST   /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources              admin tenant
+  GET    /v1/tenants/{tenant}/sources/{source}     admin tenant
+  PATCH  /v1/tenants/{tenant}/sources/{source}     admin tenant
+  DELETE /v1/tenants/{tenant}/sources/{source}     admin tenant
+  POST   /v1/tenants/{tenant}/sources/{source}/urls admin tenant
+  GET    /v1/tenants/{tenant}/sources/{source}/urls admin tenant
+  DELETE /v1/tenants/{tenant}/sources/{source}/urls/{url} admin tenant
   POST   /v1/tenants/{tenant}/endpoints            admin tenant
   GET    /v1/tenants/{tenant}/endpoints            admin tenant
   GET    /v1/tenants/{tenant}/endpoints/{endpoint} admin tenant
@@ -25,6 +31,7 @@ const rights = `
   GET    /v1/tenants/{tenant}/api-keys             admin tenant
   DELETE /v1/tenants/{tenant}/api-keys/{key}       admin tenant
   POST   /v1/sources/{source}/messages             ingest
+  POST   /in/{token}                               ingest
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
@@ -52,11 +59,13 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
+type Names = Record<'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
   'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
+  'PATCH /v1/tenants/{tenant}/sources/{source}': () => ({ name: 'renamed' }),
+  'POST /in/{token}': () => ({ posted: true }),
   'POST /v1/tenants/{tenant}/endpoints': () => ({ url: receiver.url }),
   'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
   'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
@@ -228,7 +237,10 @@ async function furnish(name: string): Promise<Furnished> {
   const made = await makeKey(tenant.id, { name: `${name} export`, role: 'export' })
   const revoked = await makeKey(tenant.id, { name: `${name} leaver`, role: 'tenant' })
   await relay.call('DELETE', `/v1/tenants/${tenant.id}/api-keys/${revoked.id}`)
-  const names = { tenant: tenant.id, source: tenant.source, endpoint, key: made.id, message: body.message }
+  const { source } = tenant
+  const { id: url, url: href } = await makeUrl(tenant.id, source)
+  const token = href.split('/').at(-1) ?? ''
+  const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message }
   const kid = await publishedKid()
   return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
 }
@@ -236,24 +248,38 @@ async function furnish(name: string): Promise<Furnished> {
 const makeKey = (tenant: string, wish: object) =>
   relay.make<{ id: string; key: string }>(`/v1/tenants/${tenant}/api-keys`, wish)
 
+const makeUrl = (tenant: string, source: string) =>
+  relay.make<{ id: string; url: string }>(`/v1/tenants/${tenant}/sources/${source}/urls`, undefined)
+
 async function publishedKid(): Promise<string> {
   const { body } = await relay.call<{ keys: { kid: string }[] }>('GET', '/.well-known/jwks.json', { key: null })
   return body.keys.at(-1)?.kid ?? ''
 }
 
-/** The tenant's names, with an endpoint or a key that may be lost. */
+/** The tenant's names, with a source, an endpoint or a key that may be lost. */
 async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
   if (path.includes('{endpoint}')) {
     const wish = { url: receiver.url, signatures: { hmac: true } }
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
     return { ...names, endpoint }
   }
+  if (path.includes('/sources/{source}') && path.includes('{tenant}')) {
+    const { id: source } = await relay.make(`/v1/tenants/${id}/sources`, { name: 'spare' })
+    return { ...names, source, url: (await makeUrl(id, source)).id }
+  }
   if (path.includes('{kid}')) return { ...names, kid: await publishedKid() }
   if (path.includes('{key}')) return { ...names, key: (await makeKey(id, { name: 'spare', role: 'export' })).id }
   return names
 }
 
-const prefixes: Record<string, string> = { tenant: 'ten', source: 'src', endpoint: 'ep', key: 'key', message: 'msg' }
+const prefixes: Record<string, string> = {
+  tenant: 'ten',
+  source: 'src',
+  url: 'url',
+  endpoint: 'ep',
+  key: 'key',
+  message: 'msg',
+}
 const neverMade = (name: string): string => `${prefixes[name] ?? name}_${'7'.repeat(26)}`
 
 /** A path or a body that could carry another tenant's thing into one's own. */

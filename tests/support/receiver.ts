@@ -1,5 +1,13 @@
-import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http'
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import type { TlsOptions } from 'node:tls'
 
 /** One webhook as it arrived. */
 export interface Arrived {
@@ -13,10 +21,11 @@ export class Receiver {
   /** What to answer; 204 unless a test says otherwise. */
   answer: (arrived: Arrived, response: ServerResponse) => void = (_arrived, response) => response.writeHead(204).end()
   readonly #server: Server
+  readonly #origin: string
   #waiting: (() => void)[] = []
 
-  private constructor() {
-    this.#server = createServer((request, response) => {
+  private constructor(tls: TlsOptions | undefined) {
+    const take: RequestListener = (request, response) => {
       const chunks: Buffer[] = []
       request.on('data', (chunk: Buffer) => chunks.push(chunk))
       request.on('end', () => {
@@ -25,17 +34,20 @@ export class Receiver {
         this.answer(arrived, response)
         for (const look of this.#waiting.splice(0)) look()
       })
-    })
+    }
+    this.#server = tls === undefined ? createServer(take) : createTlsServer(tls, take)
+    this.#origin = tls === undefined ? 'http://127.0.0.1' : 'https://localhost'
   }
 
-  static async start(): Promise<Receiver> {
-    const receiver = new Receiver()
+  /** With `tls` it is https, by the name localhost. */
+  static async start(tls?: TlsOptions): Promise<Receiver> {
+    const receiver = new Receiver(tls)
     await new Promise<void>((resolve) => receiver.#server.listen(0, '127.0.0.1', resolve))
     return receiver
   }
 
   get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/hook`
+    return `${this.#origin}:${(this.#server.address() as AddressInfo).port}/hook`
   }
 
   /** The distinct messages that arrived. */

@@ -43,7 +43,7 @@ let kms: Promise<KmsServer> | undefined
 export const kmsServer = (): Promise<KmsServer> | undefined => kms
 
 /** The wrapper under test: a key file in the folder, or the AWS adapter against a server that speaks the protocol. */
-async function openWrapper(folder: string): Promise<KeyWrapper> {
+export async function openWrapper(folder: string): Promise<KeyWrapper> {
   if (keyWrapper === 'local') return openLocalKeyWrapper(join(folder, 'wrapping-key'))
   kms ??= startKmsServer()
   const { keyId, environment } = await kms

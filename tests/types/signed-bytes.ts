@@ -3,6 +3,8 @@ import { type Keyring, type SigningKey, signWith } from '../../src/keyring/keyri
 import { jwsSigningInput, webhookSigningInput } from '../../src/keyring/signing-input.ts'
 import { type SignedStatement, type Statement, signStatement, state } from '../../src/log/statement.ts'
 import { type CanonicalPayload, canonicalizePayload, canonicalJson } from '../../src/message/canonical.ts'
+import { type ExactPayload, takeExactly } from '../../src/message/exact.ts'
+import type { Content } from '../../src/message/message.ts'
 
 declare const keyring: Keyring
 declare const key: SigningKey
@@ -43,4 +45,16 @@ export function makesPayloadsInOnePlace(): CanonicalPayload[] {
   // @ts-expect-error a statement is canonical, and no payload either
   const stated: CanonicalPayload = statement
   return [raw, ours, stated, canonicalizePayload({})]
+}
+
+export function takesExactPayloadsInOnePlace(): Content[] {
+  // @ts-expect-error raw bytes are nobody's payload yet
+  const raw: ExactPayload = bytes
+  // @ts-expect-error what was canonicalized is no longer what was posted
+  const canonical: ExactPayload = payload
+  // @ts-expect-error exact bytes have a media type
+  const untyped: Content = { ...takeExactly(bytes, 'text/plain'), contentType: null }
+  // @ts-expect-error canonical bytes need none: it is JSON
+  const typed: Content = { payload, contentType: 'application/json', value: {} }
+  return [untyped, typed, takeExactly(raw, 'text/plain'), takeExactly(canonical, 'text/plain')]
 }
