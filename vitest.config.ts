@@ -13,10 +13,14 @@ export default defineConfig({
     maxWorkers: 2,
     projects: [
       { extends: true, test: { name: 'relay', include: ['tests/**/*.test.ts'] } },
-      // The same relay with its keys under AWS KMS instead of a file.
+      // The same relay with its keys under AWS KMS instead of a file, and its objects in S3 instead of a folder.
       {
         extends: true,
-        test: { name: 'aws-kms', include: ['tests/{flow,http}/*.test.ts'], env: { TEST_KEY_WRAPPER: 'aws-kms' } },
+        test: {
+          name: 'aws',
+          include: ['tests/{flow,http}/*.test.ts'],
+          env: { TEST_KEY_WRAPPER: 'aws-kms', TEST_OBJECT_STORE: 's3' },
+        },
       },
     ],
   },

@@ -3,6 +3,7 @@ import { isAbsolute, join, resolve } from 'node:path'
 import { parseCidr } from './delivery/guard.ts'
 import { defaultScheduleMs, parseSchedule } from './delivery/schedule.ts'
 import { OperatorError } from './errors.ts'
+import { parseWitnesses, type WitnessAddress } from './log/witnesses.ts'
 
 /**
  * What a deployment can set, read once from the environment. This page is the manual: each member names its variable,
@@ -29,8 +30,16 @@ export interface Config {
   kmsKeyId: string | undefined
   /** `KEY_POLICY`: how keys live, default `keys/policy.json` of the program. */
   keyPolicy: string
-  /** `OBJECT_STORE`: `fs` (a folder in DATA_DIR). */
-  objectStore: 'fs'
+  /** `OBJECT_STORE`: `fs` (a folder in DATA_DIR) or `s3`, which needs S3_BUCKET and takes region, endpoint and credentials
+   *  from the AWS SDK's own variables. */
+  objectStore: 'fs' | 's3'
+  /** `S3_BUCKET`: a bucket that was made with Object Lock. */
+  s3Bucket: string | undefined
+  /** `S3_PREFIX`: the folder in the bucket, for more than one relay in it; default none. Here with its last slash. */
+  s3Prefix: string
+  /** Whether the bucket stands in the path of URLs, not in their host: so if AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL
+   *  names a store that is not AWS, as such stores mostly have one host name. */
+  s3PathStyle: boolean
   /** `EGRESS_ALLOW`: comma-separated CIDRs that deliveries may go to although they are private, loopback or link-local.
    *  Default: none; but a relay on embedded PostgreSQL, the `local` wrapper and a loopback HOST allows loopback. */
   egressAllow: string[]
@@ -49,6 +58,13 @@ export interface Config {
   deliveryLeaseS: number
   /** `PAUSE_AFTER_DAYS`: an endpoint that has failed for so long without a success is paused, default 5. */
   pauseAfterDays: number
+  /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
+   *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
+   *  a domain. Default: nobody. */
+  witnesses: WitnessAddress[]
+  /** `WITNESS_QUORUM`: how many of them must have cosigned a checkpoint before it is published. Default 0: it is
+   *  published with the cosignatures that came in time. Receipts are answered at once either way. */
+  witnessQuorum: number
   /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
   logLevel: string
 }
@@ -75,7 +91,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const keyWrapper = oneOf(env, 'KEY_WRAPPER', ['local', 'aws-kms'])
   const kmsKeyId = env.KMS_KEY_ID || undefined
   if (keyWrapper === 'aws-kms' && kmsKeyId === undefined) throw new ConfigError('KEY_WRAPPER=aws-kms needs KMS_KEY_ID')
-  const objectStore = oneOf(env, 'OBJECT_STORE', ['fs'])
+  const objectStore = oneOf(env, 'OBJECT_STORE', ['fs', 's3'])
+  const s3Bucket = env.S3_BUCKET || undefined
+  if (objectStore === 's3' && s3Bucket === undefined) throw new ConfigError('OBJECT_STORE=s3 needs S3_BUCKET')
   const adminKey = env.COUNTERSIGN_ADMIN_KEY || undefined
   if (adminKey !== undefined && !adminKeyPattern.test(adminKey)) {
     throw new ConfigError(
@@ -90,6 +108,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
     egressAllow.push('127.0.0.0/8', '::1/128')
   }
+  const witnesses = understood('WITNESSES', () => parseWitnesses(env.WITNESSES ?? ''))
   return {
     port,
     host,
@@ -101,6 +120,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     kmsKeyId,
     keyPolicy: resolvePath(env.KEY_POLICY || join(import.meta.dirname, '../keys/policy.json')),
     objectStore,
+    s3Bucket,
+    s3Prefix: s3Prefix(env.S3_PREFIX),
+    s3PathStyle: Boolean(env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL),
     egressAllow,
     adminKey,
     retrySchedule: env.RETRY_SCHEDULE
@@ -111,6 +133,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
     pauseAfterDays: wholeNumber(env, 'PAUSE_AFTER_DAYS', 5, 1, 365),
+    witnesses,
+    witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
 }
@@ -155,6 +179,14 @@ function publicUrl(text: string | undefined): string | undefined {
   if (!plain)
     throw new ConfigError(`PUBLIC_URL must be an http or https URL without query, not ${JSON.stringify(text)}`)
   return url.href.replace(/\/+$/, '')
+}
+
+function s3Prefix(text: string | undefined): string {
+  if (!text) return ''
+  if (!/^[\w.-]+(\/[\w.-]+)*\/?$/.test(text) || text.length > 256) {
+    throw new ConfigError(`S3_PREFIX must be a path of letters, digits, "_", "-" and ".", not ${JSON.stringify(text)}`)
+  }
+  return text.replace(/\/?$/, '/')
 }
 
 function resolvePath(path: string): string {

@@ -9,6 +9,7 @@ import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
 import { FsObjectStore } from './adapters/object-store-fs.ts'
+import { openS3ObjectStore } from './adapters/object-store-s3.ts'
 import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
@@ -17,6 +18,7 @@ import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
 import { systemClock } from './ports/clock.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
+import type { ObjectStore } from './ports/object-store.ts'
 import { firstStartLock, Relay } from './relay.ts'
 import { parseApiKey } from './tenant/api-key.ts'
 import { findApiKey, listApiKeys } from './tenant/store.ts'
@@ -91,7 +93,7 @@ export async function openRelay(
   const adapters = {
     database,
     wrapper,
-    objectStore: new FsObjectStore(join(config.dataDir, 'objects')),
+    objectStore: await openObjectStore(config),
     clock: systemClock,
     random: Math.random,
     logger,
@@ -130,6 +132,20 @@ export async function openKeyWrapper(
     case 'aws-kms':
       if (config.kmsKeyId === undefined) throw new ConfigError('KEY_WRAPPER=aws-kms needs KMS_KEY_ID')
       return openAwsKmsKeyWrapper({ keyId: config.kmsKeyId, logger })
+  }
+}
+
+/** The object store of the configuration. Rejects if it cannot be used: a relay that cannot see what it published must
+ *  not start. */
+export async function openObjectStore(config: Config): Promise<ObjectStore> {
+  switch (config.objectStore) {
+    case 'fs':
+      return new FsObjectStore(join(config.dataDir, 'objects'))
+    case 's3': {
+      const { s3Bucket: bucket, s3Prefix: prefix, s3PathStyle: pathStyle } = config
+      if (bucket === undefined) throw new ConfigError('OBJECT_STORE=s3 needs S3_BUCKET')
+      return openS3ObjectStore({ bucket, prefix, pathStyle, clock: systemClock })
+    }
   }
 }
 

@@ -9,6 +9,7 @@ import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
 import { Upkeep } from './delivery/upkeep.ts'
+import { openWitnessPoster } from './delivery/witness-poster.ts'
 import { DeliveryWorker, hostConcurrency } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
@@ -22,14 +23,15 @@ import { type KeyPurpose, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
-import { makeVerifierKey, parseVerifierKey } from './log/note.ts'
+import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
-import { findEntries, findTile, proveNow, readStatement } from './log/reader.ts'
+import { findEntries, findTile, proveAt, proveNow, readStatement } from './log/reader.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { TileCache } from './log/tile-cache.ts'
+import { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
@@ -80,16 +82,17 @@ export type RelayOptions = Pick<
   | 'deliveryConcurrency'
   | 'deliveryLeaseS'
   | 'pauseAfterDays'
-> & {
-  /** How often the database is asked for deliveries that fell due, milliseconds. */
-  readonly pollMs?: number
-  /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
-  readonly upkeepMs?: number
-  /** How keys live (keys/policy.json). */
-  readonly policy: KeyPolicy
-  /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
-  readonly keyTickMs?: number
-}
+> &
+  Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
+    /** How often the database is asked for deliveries that fell due, milliseconds. */
+    readonly pollMs?: number
+    /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
+    readonly upkeepMs?: number
+    /** How keys live (keys/policy.json). */
+    readonly policy: KeyPolicy
+    /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
+    readonly keyTickMs?: number
+  }
 
 /** The receipt of a message, and whether the message was accepted before (same Idempotency-Key). */
 export interface Acceptance {
@@ -122,10 +125,12 @@ export class Relay {
   readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
+  readonly witnesses: Witnesses
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
+  readonly #closePoster: () => Promise<void>
   readonly #tiles: TileCache
   readonly #trust: TrustMaterial
   readonly #ids: IdMaker
@@ -153,11 +158,13 @@ export class Relay {
     this.upkeep = parts.upkeep
     this.rotation = parts.rotation
     this.policy = parts.policy
+    this.witnesses = parts.witnesses
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
     this.#dataKeys = parts.dataKeys
     this.#append = parts.append
     this.#publisher = parts.publisher
+    this.#closePoster = parts.closePoster
     this.#tiles = parts.tiles
     this.#trust = parts.trust
     this.#ids = parts.ids
@@ -211,14 +218,28 @@ export class Relay {
     return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
   }
 
-  /** A receipt with the signature of acceptance and a proof in the newest checkpoint. */
+  /** A receipt with the signature of acceptance and a proof in the newest checkpoint, or the newest that was cosigned. */
   async receiptOf(message: StoredMessage): Promise<Receipt> {
     const { database } = this.#adapters
     const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
     if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const { head, proof } = await proveNow(database, this.#tiles, message.leafIndex)
-    const place = { leafIndex: message.leafIndex, proof, checkpoint: head.checkpoint }
+    const place = await this.#placeOf(message.leafIndex)
     return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
+  }
+
+  /** A leaf's proof, in the newest checkpoint that witnesses cosigned if it is as old as that, else in the newest. */
+  async #placeOf(leafIndex: number) {
+    const { database } = this.#adapters
+    const cosigned = await this.witnesses.covering(leafIndex)
+    if (cosigned === undefined) {
+      const { head, proof } = await proveNow(database, this.#tiles, leafIndex)
+      return { leafIndex, proof, checkpoint: head.checkpoint }
+    }
+    return {
+      leafIndex,
+      proof: await proveAt(database, this.#tiles, leafIndex, cosigned.treeSize),
+      checkpoint: cosigned.note,
+    }
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
@@ -237,6 +258,11 @@ export class Relay {
     const head = await findHead(this.#adapters.database)
     if (head === undefined) throw new Error('the database holds no log')
     return head
+  }
+
+  /** The newest checkpoint as the public may see it: cosigned by a quorum of the witnesses, where there are any. */
+  async publishedCheckpoint(): Promise<string> {
+    return (await this.witnesses.published())?.note ?? (await this.head()).checkpoint
   }
 
   /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
@@ -315,6 +341,7 @@ export class Relay {
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
+    await this.#closePoster()
     await this.keyring.close()
   }
 
@@ -395,10 +422,12 @@ interface RelayParts {
   upkeep: Upkeep
   rotation: KeyRotation
   policy: KeyPolicy
+  witnesses: Witnesses
   keyTickMs: number
   adapters: Adapters
   dataKeys: DataKeys
   publisher: CheckpointPublisher
+  closePoster: () => Promise<void>
   tiles: TileCache
   trust: TrustMaterial
   ids: IdMaker
@@ -413,10 +442,15 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const trustedLog = logTrust(keyring, origin)
+  const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
+  const witnessKeys = addresses.map(({ key }) => key)
+  const trustedLog = logTrust(keyring, origin, witnessKeys)
   const current = await findHead(database)
 
-  const publisher = new CheckpointPublisher(objectStore, logger)
+  const { post, close: closePoster } = openWitnessPoster(clock)
+  const tiles: TileCache = new TileCache(() => sequencer.edge)
+  const witnesses = new Witnesses({ witnesses: addresses, quorum, database, tiles, post, clock, logger })
+  const publisher = new CheckpointPublisher(objectStore, witnesses.cosign, logger)
   const sequencer = new Sequencer({
     database,
     dataKeys,
@@ -425,7 +459,6 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
-  const tiles = new TileCache(() => sequencer.edge)
   if (current !== undefined) {
     await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
     publisher.publish(current.checkpoint)
@@ -462,22 +495,9 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer },
-    ...{
-      worker,
-      upkeep,
-      rotation,
-      policy,
-      adapters,
-      dataKeys,
-      append,
-      publisher,
-      tiles,
-      trust,
-      ids,
-      maxQueue,
-      keyTickMs,
-    },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
+    ...{ rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids, maxQueue },
+    ...{ upkeep, keyTickMs },
   }
 }
 
@@ -498,13 +518,14 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
   })
 }
 
-/** The log and its keys as they are now: a rotation adds one. */
-function logTrust(keyring: Keyring, origin: string): () => LogTrust {
+/** The log and its keys as they are now, a rotation adds one, and the keys of the witnesses. */
+function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly VerifierKey[]): () => LogTrust {
   let latest: { vkeys: string; trust: LogTrust } | undefined
   return () => {
     const lines = vkeysOf(keyring, origin)
     const vkeys = lines.join()
-    if (latest?.vkeys !== vkeys) latest = { vkeys, trust: { origin, vkeys: lines.map(parseVerifierKey) } }
+    if (latest?.vkeys !== vkeys)
+      latest = { vkeys, trust: { origin, vkeys: [...lines.map(parseVerifierKey), ...witnessKeys] } }
     return latest.trust
   }
 }

@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { createTestDatabase, urlOf } from './support/database.ts'
 import { Receiver } from './support/receiver.ts'
+import { startS3Server } from './support/s3-server.ts'
 import { startSystemPostgres, systemPostgresPresent } from './support/system-postgres.ts'
 
 let folder: string
@@ -107,6 +108,7 @@ test('a port that is taken is said in one sentence, and PostgreSQL is stopped ag
 test.each([
   ['PORT', '80800'],
   ['KEY_WRAPPER', 'gcp-kms'],
+  ['OBJECT_STORE', 'gcs'],
   ['COUNTERSIGN_ADMIN_KEY', 'hunter2'],
   ['COUNTERSIGN_ADMINKEY', 'x'],
   ['DATABASE_URL', 'mysql://x'],
@@ -119,6 +121,28 @@ test.each([
   expect(relay.errors()).toContain(name)
   expect(relay.errors()).not.toContain('    at ')
   expect(relay.errors()).not.toContain('hunter2')
+})
+
+test('OBJECT_STORE=s3 publishes to the bucket, and a start that cannot use the bucket is refused in one sentence', async () => {
+  const s3 = await startS3Server()
+  const env = { ...s3.environment, S3_PREFIX: 'countersign/one' }
+  for (const [lack, sentence] of [
+    [{ S3_BUCKET: '' }, /^countersign: OBJECT_STORE=s3 needs S3_BUCKET$/],
+    [{ S3_PREFIX: '/one' }, /^countersign: S3_PREFIX must be [^\n]+$/],
+    [{ S3_BUCKET: 'another' }, /^countersign: S3 has no such bucket\. Check S3_BUCKET, [^\n]+$/],
+  ] as const) {
+    const refused = start({ ...env, ...lack })
+    expect(await refused.ended()).toBe(1)
+    expect(refused.errors().trim()).toMatch(sentence)
+  }
+  const relay = start(env)
+  const { url } = await relay.listening()
+  const head = await (await fetch(`${url}/log/checkpoint`)).text()
+  relay.child.kill('SIGTERM')
+  expect(await relay.ended()).toBe(0)
+  expect(String(s3.versions('countersign/one/checkpoints/latest').at(-1)?.bytes)).toBe(head)
+  expect(existsSync(join(folder, 'objects'))).toBe(false)
+  await s3.stop()
 })
 
 const servers = [

@@ -1,8 +1,9 @@
 import { createPublicKey, generateKeyPairSync, timingSafeEqual } from 'node:crypto'
-import { KMS, type KMSClientConfig, type KMSServiceException } from '@aws-sdk/client-kms'
+import { KMS, type KMSClientConfig } from '@aws-sdk/client-kms'
 import { OperatorError } from '../errors.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
+import { AwsRefusals, type Bounds, beforeDeadline, sdkSettings } from './aws.ts'
 
 export interface AwsKmsOptions {
   /** `KMS_KEY_ID`: the id, ARN or alias of a symmetric encryption key. */
@@ -11,13 +12,6 @@ export interface AwsKmsOptions {
   /** For tests. A deployment sets Region, endpoint and credentials by the SDK's own variables and files. */
   readonly client?: KMSClientConfig
   readonly bounds?: Bounds
-}
-
-interface Bounds {
-  /** One HTTP attempt, until the head of its answer. */
-  readonly attemptTimeoutMs: number
-  /** One call: finding credentials, every attempt, the waits between them and reading the answer. */
-  readonly deadlineMs: number
 }
 
 /**
@@ -150,34 +144,21 @@ function present<Member>(member: Member | undefined): Member {
 
 type Call = <Answer>(operation: (kms: KMS, within: { abortSignal: AbortSignal }) => Promise<Answer>) => Promise<Answer>
 
-/** Calls are repeated by the SDK after throttling, 5xx and lost connections, with growing random waits in between. All
- *  five operations may be repeated: the worst that remains is a key that nobody will use. */
+/** All five operations may be repeated: the worst that remains is a key that nobody will use. */
 function connect({ client, bounds = { attemptTimeoutMs: 3000, deadlineMs: 15_000 } }: AwsKmsOptions): Call {
-  const kms = new KMS({
-    retryMode: 'standard',
-    maxAttempts: 5,
-    // Without throwOnRequestTimeout the SDK would only write a warning, to the console.
-    requestHandler: { connectionTimeout: 2000, requestTimeout: bounds.attemptTimeoutMs, throwOnRequestTimeout: true },
-    ...client,
-  })
+  const kms = new KMS({ ...sdkSettings(bounds), ...client })
   return async (operation) => {
-    const abortSignal = AbortSignal.timeout(bounds.deadlineMs)
-    // The SDK heeds the signal in most places; looking for credentials is not one of them.
-    const late = Promise.withResolvers<never>()
-    abortSignal.addEventListener('abort', () => late.reject(abortSignal.reason), { once: true })
     try {
-      return await Promise.race([operation(kms, { abortSignal }), late.promise])
+      return await beforeDeadline(bounds, (within) => operation(kms, within))
     } catch (error) {
-      throw refusal(error)
+      const { code, name, cause } = refusals.read(error)
+      throw new KmsRefused(code, name, cause)
     }
   }
 }
 
-/**
- * What KMS, the SDK or the network refused, by what an operator does about it: the sentence, and then the names that
- * AWS, the SDK and Node have for it.
- */
-const refusals = {
+/** What only KMS refuses. */
+const refusals = new AwsRefusals('KMS', {
   kms_access_denied: [
     'KMS denies this process the operation. Allow its role what keys/kms-policy.json allows, with that context.',
     ...['AccessDeniedException', 'AccessDenied', 'NotAuthorized', 'OptInRequired'],
@@ -212,61 +193,9 @@ const refusals = {
     'This KMS endpoint or key does not support the operation. Check AWS_ENDPOINT_URL_KMS and the kind of the key.',
     ...['UnsupportedOperationException', 'UnknownOperationException', 'InvalidAction'],
   ],
-  kms_throttled: [
-    'KMS is throttling this account. Try again later, and ask AWS for a higher request quota if it lasts.',
-    ...[
-      'ThrottlingException',
-      'Throttling',
-      'ThrottledException',
-      'TooManyRequestsException',
-      'LimitExceededException',
-    ],
-  ],
-  kms_unavailable: [
-    'KMS is not available. Try again later, and see the health page of AWS for the Region.',
-    ...['KeyUnavailableException', 'DependencyTimeoutException', 'KMSInternalException'],
-    ...['InternalFailure', 'ServiceUnavailable', 'ServiceUnavailableException'],
-  ],
-  kms_credentials_missing: [
-    'There are no AWS credentials. Give the process a role, or set the variables of the AWS SDK.',
-    ...['CredentialsProviderError', 'TokenProviderError', 'MissingAuthenticationToken'],
-    'MissingAuthenticationTokenException',
-  ],
-  kms_credentials_expired: [
-    'The AWS credentials have expired. Renew them, or use a role, which renews itself.',
-    ...['ExpiredTokenException', 'ExpiredToken'],
-  ],
-  kms_credentials_refused: [
-    'AWS does not accept the credentials. Check the access key and its secret, and the clock of this machine.',
-    ...['UnrecognizedClientException', 'InvalidClientTokenId', 'InvalidSignatureException', 'SignatureDoesNotMatch'],
-    ...['IncompleteSignatureException', 'IncompleteSignature', 'RequestExpired', 'RequestTimeTooSkewed'],
-  ],
-  kms_region_missing: ['There is no AWS Region. Set AWS_REGION to the Region of the KMS key.', 'RegionMissing'],
-  kms_timeout: [
-    'KMS did not answer in time. Check the route to its endpoint: NAT, VPC endpoint, security groups, proxy.',
-    ...['ETIMEDOUT', 'TimeoutError', 'AbortError', 'RequestTimeout', 'RequestTimeoutException'],
-  ],
-  kms_unreachable: [
-    'KMS cannot be reached. Check AWS_REGION, AWS_ENDPOINT_URL_KMS, name resolution and the network.',
-    ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN'],
-  ],
-  kms_certificate_refused: [
-    'The endpoint of KMS shows a certificate that is not trusted. Check for a proxy, and the clock of this machine.',
-    ...['CERT_HAS_EXPIRED', 'CERT_NOT_YET_VALID', 'ERR_TLS_CERT_ALTNAME_INVALID', 'SELF_SIGNED_CERT_IN_CHAIN'],
-    ...['DEPTH_ZERO_SELF_SIGNED_CERT', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY'],
-  ],
-  kms_error_page: [
-    'An error page came instead of an answer. Check AWS_ENDPOINT_URL_KMS and proxies on the way to KMS.',
-    'ErrorPage',
-  ],
-  kms_answer_unusable: [
-    'The answer is not one that KMS gives. Check AWS_ENDPOINT_URL_KMS and proxies on the way to KMS.',
-    'SyntaxError',
-  ],
-  kms_failed: ['KMS failed in a way the relay does not know. See the cause, and report it.'],
-} as const satisfies Record<string, readonly [sentence: string, ...names: string[]]>
+})
 
-export type KmsRefusal = keyof typeof refusals
+export type KmsRefusal = Parameters<typeof refusals.tell>[0]
 
 /** KMS did not do what it was asked. The message is the sentence of the table, and then what was refused. */
 export class KmsRefused extends OperatorError {
@@ -274,7 +203,7 @@ export class KmsRefused extends OperatorError {
   readonly code: KmsRefusal
 
   constructor(code: KmsRefusal, what: string, cause?: Error) {
-    super(`${refusals[code][0]} (${code}: ${what})`, { cause })
+    super(refusals.tell(code, what), { cause })
     this.code = code
   }
 }
@@ -282,25 +211,6 @@ export class KmsRefused extends OperatorError {
 /** How endpoints say that they generate no Ed25519 key pairs: with a name for it, by not knowing the spec, or, as some
  *  imitations of KMS do, by failing with a page of HTML. */
 const meansNoKeyPairs: ReadonlySet<KmsRefusal> = new Set(['kms_unsupported', 'kms_request_invalid', 'kms_error_page'])
-
-function refusal(error: unknown): KmsRefused {
-  if (!(error instanceof Error)) return new KmsRefused('kms_failed', typeof error)
-  const { code, $metadata } = error as { code?: unknown; $metadata?: KMSServiceException['$metadata'] }
-  const serverFailed = ($metadata?.httpStatusCode ?? 0) >= 500
-  let name = typeof code === 'string' ? code : error.name
-  if (error.message === 'Region is missing') name = 'RegionMissing' // the SDK has no name for it
-  if (error instanceof SyntaxError && serverFailed) name = 'ErrorPage'
-  const refused = codes.get(name) ?? codes.get(error.name) ?? (serverFailed ? 'kms_unavailable' : 'kms_failed')
-  // The SDK's own error is not passed on: it holds the raw answer, and the message of a parse error quotes from it,
-  // which may be from a key.
-  const quotes = error instanceof SyntaxError || error instanceof TypeError
-  const facts = [error.name, quotes ? undefined : error.message, $metadata?.requestId]
-  return new KmsRefused(refused, name, new Error(facts.filter(Boolean).join(': ')))
-}
-
-const codes = new Map<string, KmsRefusal>(
-  Object.entries(refusals).flatMap(([code, [, ...names]]) => names.map((name) => [name, code as KmsRefusal] as const)),
-)
 
 /** The key by its ARN, and which of its materials it was: KMS says so of what it generates, and not of what it encrypts. */
 const wrappedBy = ({ KeyId, KeyMaterialId }: { KeyId?: string | undefined; KeyMaterialId?: string | undefined }) => ({

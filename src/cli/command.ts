@@ -21,6 +21,8 @@ export interface Option {
   readonly purpose: string
   readonly default?: string
   readonly required?: true
+  /** May be given more than once. */
+  readonly multiple?: true
 }
 
 type Options = Readonly<Record<string, Option>>
@@ -29,9 +31,11 @@ type Options = Readonly<Record<string, Option>>
 type Values<O extends Options> = {
   readonly [Name in keyof O]: O[Name] extends { type: 'boolean' }
     ? boolean
-    : O[Name] extends { default: string } | { required: true }
-      ? string
-      : string | undefined
+    : O[Name] extends { multiple: true }
+      ? string[]
+      : O[Name] extends { default: string } | { required: true }
+        ? string
+        : string | undefined
 }
 
 /** Ends a command with one sentence on standard error and exit code 2: it could not do what was asked. */
@@ -62,9 +66,11 @@ export function defineCommand<const O extends Options>(
   }
 }
 
+type Value = string | boolean | (string | boolean)[] | undefined
+
 function parse({ operands, options }: Pick<Command, 'operands' | 'options'>, args: string[]) {
   const { values: found, positionals } = parseStrictly(args, options)
-  const values: Record<string, string | boolean | undefined> = { ...found }
+  const values: Record<string, Value> = { ...found }
   const help = values.help === true
   if (help) return { help, values, operands: positionals }
   const required = operands.filter((operand) => operand.startsWith('<'))
@@ -74,6 +80,7 @@ function parse({ operands, options }: Pick<Command, 'operands' | 'options'>, arg
   for (const [name, option] of Object.entries(options)) {
     if (option.type === 'boolean') values[name] ??= false
     if (option.required && values[name] === undefined) throw new UsageError(`--${name} is missing`)
+    if (option.multiple) values[name] ??= []
   }
   return { help, values, operands: positionals }
 }
@@ -95,7 +102,7 @@ export function helpOf({ name, purpose, operands, options, example }: Omit<Comma
   const rows = Object.entries(options).map(([option, { type, value = 'value', purpose, required, ...rest }]) => {
     const shown = type === 'string' ? `--${option} <${value}>` : `--${option}`
     const note = required ? ' Required.' : rest.default === undefined ? '' : ` Default: ${rest.default}.`
-    return [shown, `${purpose}${note}`] as const
+    return [shown, `${purpose}${note}${rest.multiple ? ' May be repeated.' : ''}`] as const
   })
   const usage = [`countersign ${name}`, ...operands, ...(rows.length > 0 ? ['[options]'] : [])].join(' ')
   const list = rows.length > 0 ? `\nOptions\n${columns(rows)}` : ''

@@ -50,13 +50,22 @@ const verify = defineCommand({
       value: 'file or URL',
       purpose: 'The keys of the log. Without them inclusion is not checked.',
     },
+    witness: {
+      type: 'string',
+      value: 'vkey',
+      purpose: 'A witness that must have cosigned the checkpoint.',
+      multiple: true,
+    },
+    quorum: { type: 'string', value: 'count', purpose: 'How many of these witnesses are enough. Default: all.' },
     issuer: { type: 'string', value: 'URL', purpose: 'Who must have issued the receipt.' },
     json: { type: 'boolean', purpose: 'Prints the verdict as JSON, in the form of POST /v1/verify.' },
   },
   example: 'countersign verify receipt.json payload.json --jwks jwks.json --vkey vkey.txt',
-  async run({ jwks, vkey, issuer, json }, [receipt = '', payload]) {
+  async run({ jwks, vkey, witness: witnesses, quorum, issuer, json }, [receipt = '', payload]) {
+    if (quorum !== undefined && witnesses.length === 0) throw new UsageError('--quorum needs a --witness')
+    const enough = quorum === undefined ? undefined : wholeNumber('quorum', quorum, 1, witnesses.length)
     const { verify } = await import('./verify.ts')
-    return verify({ receipt, payload, jwks, vkey, issuer, json })
+    return verify({ receipt, payload, jwks, vkey, witnesses, quorum: enough, issuer, json })
   },
 })
 
@@ -78,6 +87,37 @@ const receive = defineCommand({
     const listenOn = wholeNumber('port', port, 0, 65_535)
     const { receive } = await import('./receiver.ts')
     await receive({ jwks: url, port: listenOn, host })
+    return undefined
+  },
+})
+
+const witness = defineCommand({
+  name: 'witness',
+  purpose:
+    'Watches a log for you: cosigns its checkpoints as long as each extends the one before, and says if one does not.',
+  operands: [],
+  options: {
+    log: {
+      type: 'string',
+      value: 'vkey',
+      purpose: 'A key of the log, from its /log/vkey. Its name is the origin of the log.',
+      required: true,
+      multiple: true,
+    },
+    key: { type: 'string', value: 'file', purpose: 'The secret key; made at first start.', default: 'witness.key' },
+    name: { type: 'string', value: 'name', purpose: 'What a key made now is called.', default: 'witness.example' },
+    state: {
+      type: 'string',
+      value: 'file',
+      purpose: 'What was cosigned last. Never restore it from a backup.',
+      default: 'witness.state',
+    },
+    listen: { type: 'string', value: 'host:port', purpose: 'Where to be asked.', default: '127.0.0.1:7380' },
+  },
+  example: 'countersign witness --log "$(curl -s https://relay.example/log/vkey)" --name acme.example/witness',
+  async run({ log, key, name, state, listen }) {
+    const { witness } = await import('./witness.ts')
+    await witness({ log, key, name, state, listen })
     return undefined
   },
 })
@@ -107,7 +147,7 @@ const version = defineCommand({
   },
 })
 
-export const commands: readonly Command[] = [serve, demo, keys, verify, receive, help, version]
+export const commands: readonly Command[] = [serve, demo, keys, verify, receive, witness, help, version]
 
 const overview = (): string => `Countersign: a webhook relay that proves what it did.
 

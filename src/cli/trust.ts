@@ -1,5 +1,7 @@
 import { importPublicKey, publicKeyOf, thumbprint } from '../keyring/jwk.ts'
+import type { LogTrust } from '../log/checkpoint.ts'
 import { NoteError, parseVerifierKey, type VerifierKey } from '../log/note.ts'
+import { parseCosignerKeys } from '../log/witnesses.ts'
 import type { JsonObject, JsonValue } from '../message/json.ts'
 import { type TrustedKey, type TrustMaterial, trustLog } from '../receipt/verify.ts'
 import { CommandError } from './command.ts'
@@ -16,16 +18,33 @@ export function readTrust(published: {
   readonly jwks: Published
   /** Undefined: receipts are not checked against the log. */
   readonly vkeys: Published | undefined
+  /** Whose cosignatures are demanded, by vkeys that are not from the relay, and how many of them. */
+  readonly witnesses?: { readonly vkeys: readonly string[]; readonly quorum: number } | undefined
   readonly issuer: string | undefined
 }): TrustMaterial {
-  const { jwks, vkeys, issuer } = published
+  const { jwks, vkeys, witnesses, issuer } = published
   const keys = readJwks(jwks)
   const byKid = new Map(keys.map((key) => [key.kid, key]))
   return {
     keys: () => keys,
     findKey: (kid) => byKid.get(kid),
-    openCheckpoint: vkeys && trustLog(readVkeys(vkeys)),
+    openCheckpoint: vkeys && trustLog(withWitnesses(readVkeys(vkeys), readWitnesses(witnesses?.vkeys ?? []))),
+    quorum: witnesses?.quorum,
     issuer,
+  }
+}
+
+const withWitnesses = ({ origin, vkeys }: LogTrust, witnesses: readonly VerifierKey[]): LogTrust => ({
+  origin,
+  vkeys: [...vkeys, ...witnesses],
+})
+
+function readWitnesses(vkeys: readonly string[]): VerifierKey[] {
+  try {
+    return parseCosignerKeys(vkeys)
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw new CommandError(error.message)
   }
 }
 
@@ -63,7 +82,7 @@ function instantOf(value: JsonValue | undefined, where: string): Date | undefine
 }
 
 /** One vkey a line; all are keys of one log, whose origin is their name. */
-function readVkeys({ bytes, where }: Published): { origin: string; vkeys: VerifierKey[] } {
+function readVkeys({ bytes, where }: Published): LogTrust {
   const lines = Buffer.from(bytes).toString().split(/\r?\n/).filter(Boolean)
   const [first, ...others] = lines.map((line) => readVkey(line, where))
   if (first === undefined) throw new CommandError(`${where} holds no vkey`)

@@ -1,5 +1,5 @@
 import { isLoopback } from '../config.ts'
-import { type Verdict, verifyEvidence } from '../receipt/verify.ts'
+import { describeLog, type Verdict, verifyEvidence } from '../receipt/verify.ts'
 import { UsageError } from './command.ts'
 import { isUrl, parseInput, readInput } from './input.ts'
 import { type Published, readTrust } from './trust.ts'
@@ -10,6 +10,10 @@ export interface VerifyOptions {
   readonly payload: string | undefined
   readonly jwks: string
   readonly vkey: string | undefined
+  /** vkeys of witnesses. */
+  readonly witnesses: readonly string[]
+  /** How many of them must have cosigned. Undefined: all. */
+  readonly quorum: number | undefined
   readonly issuer: string | undefined
   readonly json: boolean
 }
@@ -19,10 +23,16 @@ export interface VerifyOptions {
  * valid, 1 for not. CommandError where something cannot be read, so that there is nothing to judge.
  */
 export async function verify(options: VerifyOptions): Promise<0 | 1> {
-  const { receipt, payload, jwks, vkey, issuer, json } = options
+  const { receipt, payload, jwks, vkey, witnesses, quorum = witnesses.length, issuer, json } = options
   if ([payload, jwks, vkey].includes('-')) throw new UsageError('only the receipt can come from standard input')
+  if (witnesses.length > 0 && vkey === undefined) throw new UsageError('--witness needs --vkey, the keys of the log')
   const vkeys = vkey === undefined ? undefined : await readPublished(vkey)
-  const trust = readTrust({ jwks: await readPublished(jwks), vkeys, issuer })
+  const trust = readTrust({
+    jwks: await readPublished(jwks),
+    vkeys,
+    witnesses: witnesses.length === 0 ? undefined : { vkeys: witnesses, quorum },
+    issuer,
+  })
   const evidence = {
     receipt: parseInput(await readInput(receipt), receipt === '-' ? 'standard input' : receipt),
     ...(payload !== undefined && { payload: await readInput(payload) }),
@@ -35,11 +45,8 @@ export async function verify(options: VerifyOptions): Promise<0 | 1> {
 const readPublished = async (where: string): Promise<Published> => ({ where, bytes: await readInput(where) })
 
 /** As `POST /v1/verify` answers. */
-function wireForm({ log, ...verdict }: Verdict): object {
-  if (log === undefined) return verdict
-  const { origin, leafIndex, treeSize, rootHash } = log
-  return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
-}
+const wireForm = ({ log, ...verdict }: Verdict): object =>
+  log === undefined ? verdict : { ...verdict, log: describeLog(log) }
 
 /** A line for each check made, one for each that somebody may believe was made, and the verdict. */
 function tell({ verdict, checks, statement }: Verdict, options: VerifyOptions): string {
@@ -52,10 +59,13 @@ function tell({ verdict, checks, statement }: Verdict, options: VerifyOptions): 
   return [...made, ...omissions(options).map((omission) => `! ${omission}`), '', last, ''].join('\n')
 }
 
-function omissions({ payload, jwks, vkey }: VerifyOptions): string[] {
+function omissions({ payload, jwks, vkey, witnesses }: VerifyOptions): string[] {
   const insecure = [jwks, vkey ?? ''].filter((where) => isUrl(where) && !isTrustworthy(new URL(where)))
   return [
     ...(vkey === undefined ? ['INCLUSION IN THE LOG WAS NOT CHECKED: give the keys of the log with --vkey'] : []),
+    ...(vkey !== undefined && witnesses.length === 0
+      ? ['no witness was demanded, so another party may be shown another log']
+      : []),
     ...(payload === undefined ? ['no payload was given, so none was compared with the receipt'] : []),
     ...insecure.map((where) => `${where} came over plain http, where anyone on the way can replace the keys`),
   ]

@@ -46,12 +46,14 @@ export interface AttemptOptions {
   timeoutMs?: number
   /** Who we are to this receiver and whom we trust there; default: nobody, and the system's roots. */
   tls?: TlsIdentity | null
+  /** Gets each piece of the answer's body, within the cap, as it comes; default: nobody does. */
+  onData?: ((chunk: Uint8Array) => void) | undefined
 }
 
 /**
  * The one HTTP client for everything the relay calls (DESIGN.md rule 7). It speaks HTTP/1.1 with keep-alive, follows no
- * redirect, decompresses nothing, keeps no byte of an answer's body, and connects only where the guard allows. A pooled
- * socket is not vetted again: it still leads to the address that was vetted when it was connected.
+ * redirect, decompresses nothing, keeps no more of an answer's body than it is asked for, and connects only where the
+ * guard allows. A pooled socket is not vetted again: it still leads to the address that was vetted when it was connected.
  */
 export class OutboundClient {
   readonly #guard: EgressGuard
@@ -76,10 +78,10 @@ export class OutboundClient {
     url: string,
     headers: Readonly<Record<string, string>>,
     body: Uint8Array,
-    { timeoutMs = this.#limits.timeoutMs, tls = null }: AttemptOptions = {},
+    { timeoutMs = this.#limits.timeoutMs, tls = null, onData }: AttemptOptions = {},
   ): Promise<Outcome> {
     const outcome = new Promise<Outcome>((resolve, reject) => {
-      const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject)
+      const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject, onData)
       try {
         const { origin, path } = this.#target(url)
         const request = { origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body } as const
@@ -192,6 +194,7 @@ class Attempt implements Dispatcher.DispatchHandler {
   readonly #limits: AttemptLimits
   readonly #resolve: (outcome: Outcome) => void
   readonly #reject: (error: unknown) => void
+  readonly #onData: ((chunk: Uint8Array) => void) | undefined
   readonly #startedMs = performance.now()
   readonly #deadline: NodeJS.Timeout
   #controller: Dispatcher.DispatchController | undefined
@@ -201,7 +204,13 @@ class Attempt implements Dispatcher.DispatchHandler {
   #retryAfterMs: number | undefined
   #bodyBytes = 0
 
-  constructor(limits: AttemptLimits, resolve: (outcome: Outcome) => void, reject: (error: unknown) => void) {
+  constructor(
+    limits: AttemptLimits,
+    resolve: (outcome: Outcome) => void,
+    reject: (error: unknown) => void,
+    onData: ((chunk: Uint8Array) => void) | undefined,
+  ) {
+    this.#onData = onData
     this.#limits = limits
     this.#resolve = resolve
     this.#reject = reject
@@ -230,6 +239,7 @@ class Attempt implements Dispatcher.DispatchHandler {
   onResponseData(_: Dispatcher.DispatchController, chunk: Uint8Array): void {
     this.#bodyBytes += chunk.byteLength
     if (this.#bodyBytes > this.#limits.maxResponseBytes) this.#giveUp('too_large')
+    else this.#onData?.(chunk)
   }
 
   onResponseEnd(): void {

@@ -14,11 +14,8 @@ export function logRoutes(app: FastifyInstance, relay: Relay): void {
 
   app.get(
     '/log/checkpoint',
-    describe('The newest signed checkpoint', PlainText, 'text/plain'),
-    async (_request, reply) => {
-      const { checkpoint } = await relay.head()
-      return plain(reply, 'no-cache').send(checkpoint)
-    },
+    describe('The newest signed checkpoint, cosigned where the deployment has witnesses', PlainText, 'text/plain'),
+    async (_request, reply) => plain(reply, 'no-cache').send(await relay.publishedCheckpoint()),
   )
 
   app.get(

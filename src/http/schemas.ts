@@ -144,6 +144,9 @@ export const VerdictAnswer = Type.Object({
       leaf_index: Type.Integer(),
       tree_size: Type.Integer(),
       root_hash: Type.String(),
+      cosignatures: Type.Array(Type.Object({ witness: Type.String(), cosigned_at: instant }), {
+        description: 'By the witnesses of this deployment, under the checkpoint of the receipt.',
+      }),
     }),
   ),
   statement: Type.Optional(Type.Any()),

@@ -3,7 +3,7 @@ import type { Static } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { canonicalizePayload } from '../message/canonical.ts'
 import type { JsonValue } from '../message/json.ts'
-import type { Evidence } from '../receipt/verify.ts'
+import { describeLog, type Evidence } from '../receipt/verify.ts'
 import type { Relay } from '../relay.ts'
 import { VerdictAnswer, VerifyWish } from './schemas.ts'
 
@@ -31,9 +31,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...(webhook !== undefined && { webhook }),
       }
       const { log, ...verdict } = relay.verify(evidence)
-      if (log === undefined) return verdict
-      const { origin, leafIndex, treeSize, rootHash } = log
-      return { ...verdict, log: { origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash } }
+      return log === undefined ? verdict : { ...verdict, log: describeLog(log) }
     },
   )
 }

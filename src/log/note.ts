@@ -105,12 +105,17 @@ export function openNote(note: string | Uint8Array, keys: readonly VerifierKey[]
 export function signNote(text: string, signers: readonly NoteSigner[]): string {
   const bytes = Buffer.from(text)
   if (!text.endsWith('\n') || !isPlain(text, bytes)) throw new NoteError('malformed_note', 'the text is not lines')
-  const lines = signers.map((signer) => {
-    checkKeyName(signer.name)
-    return `— ${signer.name} ${encodeBase64(Buffer.concat([signer.keyId, signer.sign(bytes)]))}\n`
-  })
-  return `${text}\n${lines.join('')}`
+  return `${text}\n${signers.map((signer) => signatureLine({ ...signer, signature: signer.sign(bytes) })).join('')}`
 }
+
+/** `— <key name> <base64>` and its newline: what a note ends in, one for each signature. */
+export function signatureLine({ name, keyId, signature }: NoteSignature): string {
+  checkKeyName(name)
+  return `— ${name} ${encodeBase64(Buffer.concat([keyId, signature]))}\n`
+}
+
+/** The text of a note, of which nothing is verified. NoteError (malformed_note) if it is none. */
+export const noteText = (note: string | Uint8Array): string => parseNote(note).text
 
 /** A signer of type 0x01. TypeError unless the key is an Ed25519 private key. */
 export function makeNoteSigner(name: string, privateKey: KeyObject): NoteSigner {
@@ -123,12 +128,12 @@ export function makeNoteSigner(name: string, privateKey: KeyObject): NoteSigner 
   }
 }
 
-/** The vkey, `<name>+<8 hex digits of the key id>+<base64 of type 0x01 and key>`, of an Ed25519 key of 32 bytes. */
-export function makeVerifierKey(name: string, publicKey: Uint8Array): string {
+/** The vkey, `<name>+<8 hex digits of the key id>+<base64 of type byte and key>`, of an Ed25519 key of 32 bytes. */
+export function makeVerifierKey(name: string, publicKey: Uint8Array, type: VerifierKey['type'] = 'ed25519'): string {
   checkKeyName(name)
   if (publicKey.length !== publicKeyBytes) throw new RangeError(`an Ed25519 key has ${publicKeyBytes} bytes`)
-  const keyId = keyIdOf(name, typeBytes.ed25519, publicKey)
-  return `${name}+${hex(keyId)}+${encodeBase64(Uint8Array.of(typeBytes.ed25519, ...publicKey))}`
+  const keyId = keyIdOf(name, typeBytes[type], publicKey)
+  return `${name}+${hex(keyId)}+${encodeBase64(Uint8Array.of(typeBytes[type], ...publicKey))}`
 }
 
 /** The key of a vkey. NoteError (malformed_key) unless it is spelled exactly as its maker spells it. */
@@ -197,10 +202,13 @@ function verifySignature(text: Uint8Array, line: NoteSignature, key: VerifierKey
   const seconds = Buffer.from(line.signature).readBigUInt64BE()
   const cosignedAt = new Date(Number(seconds) * 1000)
   if (Number.isNaN(cosignedAt.getTime())) throw invalidSignature(key)
-  const message = Buffer.concat([Buffer.from(`cosignature/v1\ntime ${seconds}\n`), text])
-  checkSignature(message, line.signature.subarray(timestampBytes), key)
+  checkSignature(cosignedMessage(text, seconds), line.signature.subarray(timestampBytes), key)
   return { ...line, key, cosignedAt }
 }
+
+/** What a cosignature of type 0x04 signs (c2sp.org/tlog-cosignature): the time in unix seconds, and the whole text. */
+export const cosignedMessage = (text: Uint8Array, seconds: bigint): Uint8Array =>
+  Buffer.concat([Buffer.from(`cosignature/v1\ntime ${seconds}\n`), text])
 
 function checkSignature(message: Uint8Array, signature: Uint8Array, key: VerifierKey): void {
   if (signature.length !== signatureBytes || !verify(null, message, key.publicKey, signature)) {
@@ -222,7 +230,8 @@ function isKeyName(name: string): boolean {
   return /^[^\s\u{85}+]+$/u.test(name)
 }
 
-function checkKeyName(name: string): void {
+/** NoteError (malformed_key) for a name that no key can have. */
+export function checkKeyName(name: string): void {
   if (!isKeyName(name)) throw new NoteError('malformed_key', 'a key name is not empty and has no spaces and no plus')
 }
 

@@ -7,6 +7,7 @@ import { type LogTrust, openCheckpoint } from './checkpoint.ts'
 import { consistent } from './reader.ts'
 import type { HeadRow } from './store.ts'
 import type { TileCache } from './tile-cache.ts'
+import type { Witnesses } from './witnesses.ts'
 
 const latest = 'checkpoints/latest'
 
@@ -51,17 +52,23 @@ export async function checkAgainstPublished(
 /** How often a growing log publishes. Each publication is an fsync or a request, so not with each batch. */
 const intervalMs = 1000
 
-/** Writes the newest checkpoint to the object store, in the background, at most once a second, and when it stops. */
+/** Has the newest checkpoint cosigned and writes it to the object store, in the background, at most once a second, and
+ *  when it stops. */
 export class CheckpointPublisher {
   readonly #store: ObjectStore
+  readonly #cosign: Witnesses['cosign']
   readonly #logger: Logger
   #newest: string | undefined
-  #published: string | undefined
+  /** The newest that is published as well as it ever will be. */
+  #settled: string | undefined
+  /** The note in the object store. */
+  #stored: string | undefined
   #running: Promise<void> | undefined
   readonly #stopping = new AbortController()
 
-  constructor(store: ObjectStore, logger: Logger) {
+  constructor(store: ObjectStore, cosign: Witnesses['cosign'], logger: Logger) {
     this.#store = store
+    this.#cosign = cosign
     this.#logger = logger
   }
 
@@ -78,7 +85,7 @@ export class CheckpointPublisher {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping
-    while (this.#newest !== this.#published && !signal.aborted) {
+    while (this.#newest !== this.#settled && !signal.aborted) {
       await this.#write()
       await delay(intervalMs, undefined, { signal }).catch(() => {})
     }
@@ -87,10 +94,14 @@ export class CheckpointPublisher {
 
   async #write(): Promise<void> {
     const newest = this.#newest
-    if (newest === undefined || newest === this.#published) return
+    if (newest === undefined || newest === this.#settled) return
+    const { note, settled } = await this.#cosign(newest)
     try {
-      await this.#store.put(latest, Buffer.from(newest))
-      this.#published = newest
+      if (note !== undefined && note !== this.#stored) {
+        await this.#store.put(latest, Buffer.from(note))
+        this.#stored = note
+      }
+      if (settled) this.#settled = newest
     } catch (error) {
       this.#logger.error({ err: error }, 'checkpoint.publish failed, will try again')
     }

@@ -57,11 +57,16 @@ export async function proveNow(
   tiles: TileCache,
   leafIndex: number,
 ): Promise<{ head: HeadRow; proof: Uint8Array[] }> {
-  // No lock: the log only grows, so everything below the head that was read is there and stays as it is.
   const head = await findHead(tx)
   if (head === undefined || leafIndex >= head.treeSize) throw new Error(`leaf ${leafIndex} is not in the log`)
-  const node = await tiles.nodes(tx, tilesForInclusion(leafIndex, head.treeSize))
-  return { head, proof: proveInclusion(leafIndex, head.treeSize, node) }
+  return { head, proof: await proveAt(tx, tiles, leafIndex, head.treeSize) }
+}
+
+/** The inclusion proof of a leaf in the tree of `treeSize`, which the log has reached. */
+export async function proveAt(tx: Tx, tiles: TileCache, leafIndex: number, treeSize: number): Promise<Uint8Array[]> {
+  // No lock: the log only grows, so everything below a head that was read is there and stays as it is.
+  const node = await tiles.nodes(tx, tilesForInclusion(leafIndex, treeSize))
+  return proveInclusion(leafIndex, treeSize, node)
 }
 
 /** Whether the tree at `to`, which the database holds, extends the tree at `from`. */
@@ -73,10 +78,16 @@ export async function consistent(
 ): Promise<boolean> {
   // A tree of size 0 says nothing about a later one (RFC 9162 §2.1.4 has no proof for it).
   if (from.treeSize === 0) return true
-  const node = await tiles.nodes(tx, tilesForConsistency(from.treeSize, to.treeSize))
-  const proof = proveConsistency(from.treeSize, to.treeSize, node)
+  const proof = await proveGrowth(tx, tiles, from.treeSize, to.treeSize)
   const [fromSize, toSize, fromRoot, toRoot] = [from.treeSize, to.treeSize, from.rootHash, to.rootHash]
   return verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })
+}
+
+/** The consistency proof from `fromSize` to `toSize`, both in the log; empty from the empty tree. */
+export async function proveGrowth(tx: Tx, tiles: TileCache, fromSize: number, toSize: number): Promise<Uint8Array[]> {
+  if (fromSize === 0) return []
+  const node = await tiles.nodes(tx, tilesForConsistency(fromSize, toSize))
+  return proveConsistency(fromSize, toSize, node)
 }
 
 /** A statement read back: the very bytes that were committed, with the signature if one was made. */

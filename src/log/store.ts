@@ -154,3 +154,45 @@ export async function findFullBundle(tx: Tx, index: number): Promise<Uint8Array[
   if (row === undefined) return undefined
   return Array.from({ length: 256 }, (_, i) => row.entries.subarray(i * 32, i * 32 + 32))
 }
+
+/** A checkpoint as published: the note carries the signatures of the log, and of this many witnesses. */
+export interface PublishedRow {
+  treeSize: number
+  rootHash: Uint8Array
+  cosignatures: number
+  note: string
+}
+
+// Of two processes that asked at the same time, the one that got more cosignatures is right.
+const insertPublished = `
+  insert into cosigned_checkpoints (tree_size, root_hash, cosignatures, note) values ($1, $2, $3, $4)
+  on conflict (tree_size) do update
+     set cosignatures = excluded.cosignatures, note = excluded.note
+   where cosigned_checkpoints.cosignatures <= excluded.cosignatures`
+
+// An older one is needed only as long as it has more cosignatures than any newer one.
+const deleteOutdone = `
+  delete from cosigned_checkpoints older
+   using cosigned_checkpoints newer
+   where newer.tree_size > older.tree_size and newer.cosignatures >= older.cosignatures`
+
+export async function recordPublished(tx: Tx, row: PublishedRow): Promise<void> {
+  await tx.query(insertPublished, [row.treeSize, row.rootHash, row.cosignatures, row.note])
+  await tx.query(deleteOutdone)
+}
+
+const selectPublished = `
+  select tree_size as "treeSize", root_hash as "rootHash", cosignatures, note
+    from cosigned_checkpoints
+   where tree_size >= $1 and cosignatures >= $2
+   order by tree_size desc limit 1`
+
+/** The newest of at least `leastSize` leaves that at least `leastCosignatures` witnesses cosigned. */
+export async function findPublished(
+  tx: Tx,
+  leastSize: number,
+  leastCosignatures: number,
+): Promise<PublishedRow | undefined> {
+  const [row] = await tx.query<PublishedRow>(selectPublished, [leastSize, leastCosignatures])
+  return row
+}

@@ -44,3 +44,12 @@ create table entry_bundles (
 );
 alter table tiles alter column hashes set storage external;
 alter table entry_bundles alter column entries set storage external;
+
+-- Checkpoints as they were published, with the cosignatures of witnesses, where there are any: the newest, and older
+-- ones that more witnesses cosigned. Nothing here is appended to: it is a copy that can be asked for again.
+create table cosigned_checkpoints (
+  tree_size    bigint primary key check (tree_size >= 0),
+  root_hash    bytea not null check (length(root_hash) = 32),
+  cosignatures integer not null check (cosignatures >= 0),
+  note         text not null                 -- the signed note, with a line for each witness
+);

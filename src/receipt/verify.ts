@@ -23,6 +23,8 @@ export interface TrustMaterial {
   readonly signatureHolds?: typeof verifyJws
   /** Expected `iss`. Undefined: any. */
   readonly issuer: string | undefined
+  /** How many witnesses must have cosigned the checkpoint. Undefined: none need, and no check is made of it. */
+  readonly quorum?: number | undefined
 }
 
 /** Opens a checkpoint of the one log trusted; throws NoteError, and nothing else, for anything but that. */
@@ -52,6 +54,7 @@ export type CheckName =
   | 'key_state'
   | 'payload_digest'
   | 'checkpoint_signature'
+  | 'cosignatures'
   | 'log_inclusion'
   | 'webhook_signature'
   | 'webhook_key_state'
@@ -75,10 +78,18 @@ export interface Verdict {
     readonly leafIndex: number
     readonly treeSize: number
     readonly rootHash: string
+    /** By those witnesses that the verifier knows, by name. */
+    readonly cosignatures: readonly { readonly witness: string; readonly cosignedAt: Date }[]
   }
   /** What was stated, once the signature holds. */
   readonly statement?: JsonObject
 }
+
+/** The part `log` of a verdict as it is answered and printed. */
+export const describeLog = ({ origin, leafIndex, treeSize, rootHash, cosignatures }: NonNullable<Verdict['log']>) => ({
+  ...{ origin, leaf_index: leafIndex, tree_size: treeSize, root_hash: rootHash },
+  cosignatures: cosignatures.map(({ witness, cosignedAt }) => ({ witness, cosigned_at: cosignedAt.toISOString() })),
+})
 
 export interface WebhookTriple {
   /** The headers as received: webhook-id, webhook-timestamp, webhook-signature. */
@@ -139,7 +150,7 @@ function verifyReceipt(
 
   // The log speaks of the statement's bytes, so it is asked whatever the signature is worth.
   const { openCheckpoint: open } = trust
-  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, findings, note)
+  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, trust.quorum, findings, note)
 
   const key = trust.findKey(kid)
   if (!note('key_known', key ? undefined : `no key ${kid} is published`, `key ${kid}`) || key === undefined) return
@@ -232,6 +243,7 @@ function verifyLogged(
   text: string,
   statement: Uint8Array,
   open: CheckpointOpener,
+  quorum: number | undefined,
   findings: Findings,
   note: Note,
 ): void {
@@ -245,13 +257,20 @@ function verifyLogged(
     return void note('checkpoint_signature', `the checkpoint does not verify: ${error.reason}`, '')
   }
   note('checkpoint_signature', undefined, `checkpoint of ${checkpoint.origin} at ${checkpoint.treeSize}`)
+  const cosignatures = checkpoint.verified.flatMap(({ name, cosignedAt }) =>
+    cosignedAt === undefined ? [] : [{ witness: name, cosignedAt }],
+  )
+  if (quorum !== undefined) {
+    const found = `${cosignatures.length} of the witnesses given cosigned the checkpoint`
+    note('cosignatures', cosignatures.length < quorum ? `${found}, ${quorum} must` : undefined, found)
+  }
   const { leafIndex } = proof
   const { origin, treeSize, rootHash } = checkpoint
   const leafHash = hashLeaf(sha256(statement))
   const included = verifyInclusion({ leafHash, leafIndex, treeSize, proof: proof.proof, rootHash })
   const problem = included ? undefined : 'the statement is not at this place in the log'
   if (note('log_inclusion', problem, `leaf ${leafIndex} of ${treeSize}`)) {
-    findings.log = { origin, leafIndex, treeSize, rootHash: Buffer.from(rootHash).toString('base64') }
+    findings.log = { origin, leafIndex, treeSize, rootHash: Buffer.from(rootHash).toString('base64'), cosignatures }
   }
 }
 

@@ -39,6 +39,16 @@ test.each([
   ['a flag with a value', ['demo', '--keep=yes']],
   ['a number that is none', ['demo', '--limit', '1e3']],
   ['a number out of range', ['receive', '--jwks', 'http://localhost/', '--port', '65536']],
+  ['a witness without a log', ['witness']],
+  [
+    'a witness of two logs',
+    [
+      'witness',
+      '--log',
+      'PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW EnochRoot+af0cfe78+ATtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop',
+    ],
+  ],
+  ['a witness that cannot listen', ['witness', '--log', 'x', '--listen', '7380']],
   ['a URL that is none', ['receive', '--jwks', 'jwks.json']],
 ])('%s is told in one line that leads to --help, with exit code 2', async (_what, args) => {
   const { code, stdout, stderr } = await countersign(args)
@@ -47,10 +57,14 @@ test.each([
   expect(stderr).toMatch(/^countersign: .+--help\n$/)
 })
 
-test('a configuration that cannot be is told in one line, without a stack', async () => {
-  const { code, stderr } = await countersign(['serve'], { env: { PORT: 'eighty' } })
+test.each([
+  ['PORT', 'eighty'],
+  ['WITNESSES', 'acme.example/witness https://acme.example'],
+  ['WITNESS_QUORUM', '1'], // of no witnesses
+])('a configuration that cannot be is told in one line, without a stack: %s', async (name, value) => {
+  const { code, stderr } = await countersign(['serve'], { env: { [name]: value } })
   expect(code).toBe(1)
-  expect(stderr).toMatch(/^countersign: PORT .+\n$/)
+  expect(stderr).toMatch(new RegExp(`^countersign: ${name}\\b.+\n$`))
 })
 
 describe('the file that npx runs', () => {

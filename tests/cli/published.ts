@@ -3,6 +3,7 @@ import { publicJwk, rawPublicKey, thumbprint } from '../../src/keyring/jwk.ts'
 import { receiptHeader } from '../../src/keyring/jws.ts'
 import { jwsSigningInput } from '../../src/keyring/signing-input.ts'
 import { signCheckpoint } from '../../src/log/checkpoint.ts'
+import type { Cosigner } from '../../src/log/cosigner.ts'
 import { makeNoteSigner, makeVerifierKey } from '../../src/log/note.ts'
 import { entryOf, state } from '../../src/log/statement.ts'
 import { formatProof } from '../../src/log/tlog-proof.ts'
@@ -53,17 +54,21 @@ export function signReceipt(statement: Uint8Array, { kid, privateKey }: { kid: s
   return { protected: header, payload, signature }
 }
 
-/** A receipt whose statement is the last of a log of five leaves. */
+/** A receipt whose statement is the last of a log of five leaves, at a checkpoint that these witnesses cosigned. */
 export function makeReceipt(
   id: string,
   payload: Uint8Array,
   keys: { payloadKey: ReturnType<typeof makePayloadKey>; logKey: ReturnType<typeof makeLogKey> },
+  witnesses: readonly Cosigner[] = [],
 ): Receipt {
   const statement = stateAccepted(id, payload)
   const entries = [...['a', 'b', 'c', 'd'].map((text) => sha256(Buffer.from(text))), entryOf(statement)]
   const { edge, prove } = TreeEdge.empty.append(entries.map(hashLeaf))
   const { treeSize, rootHash } = edge
-  const checkpoint = signCheckpoint({ origin, treeSize, rootHash }, [keys.logKey.signer])
+  const checkpoint = signCheckpoint({ origin, treeSize, rootHash }, [
+    keys.logKey.signer,
+    ...witnesses.map((witness) => witness.at(now)),
+  ])
   const proof = formatProof({ leafIndex: 4, proof: prove(4), checkpoint })
   return { message: id, ...signReceipt(statement, keys.payloadKey), header: { 'tlog-proof': proof } }
 }

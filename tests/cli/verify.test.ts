@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Cosigner, generateSecretKey, parseSecretKey } from '../../src/log/cosigner.ts'
 import type { Verdict } from '../../src/receipt/verify.ts'
 import { issuer, makeLogKey, makePayloadKey, makeReceipt, now, origin } from './published.ts'
 import { countersign } from './run.ts'
@@ -103,6 +104,60 @@ describe('a receipt that holds', () => {
       log: { origin, leaf_index: 4, tree_size: 5 },
       statement: { sub: 'msg_1' },
     })
+  })
+})
+
+describe('a receipt of which cosignatures are demanded', () => {
+  const makeWitness = (name: string) => parseSecretKey(generateSecretKey(name))
+  const [one, two, absent] = ['one.test/w', 'two.test/w', 'absent.test/w'].map(makeWitness) as [
+    Cosigner,
+    Cosigner,
+    Cosigner,
+  ]
+  const cosigned = () => file('cosigned.json', JSON.stringify(makeReceipt('msg_1', payload, keys, [one, two])))
+  const demand = (...witnesses: Cosigner[]) => witnesses.flatMap(({ vkey }) => ['--witness', vkey])
+
+  test('is valid if all are there, or as many as the quorum, and the verdict names them', async () => {
+    const { code, stdout } = await verify({ receipt: await cosigned(), more: demand(one, two) })
+    expect({ code, line: linesOf(stdout).find((line) => line.includes('cosignatures')) }).toEqual({
+      code: 0,
+      line: '✓ cosignatures — 2 of the witnesses given cosigned the checkpoint',
+    })
+    const more = [...demand(one, absent), '--quorum', '1', '--json']
+    const verdict = JSON.parse((await verify({ receipt: await cosigned(), more })).stdout)
+    expect(verdict).toMatchObject({
+      verdict: 'valid',
+      log: { cosignatures: [{ witness: 'one.test/w', cosigned_at: now.toISOString() }] },
+    })
+  })
+
+  test('is invalid if one is missing, or signed another checkpoint', async () => {
+    const missing = await verify({ receipt: await cosigned(), more: demand(one, absent) })
+    expect({ code: missing.code, stdout: missing.stdout }).toEqual({
+      code: 1,
+      stdout: expect.stringContaining('✗ cosignatures — 1 of the witnesses given cosigned the checkpoint, 2 must'),
+    })
+    const liar: Cosigner = {
+      ...two,
+      at: () => ({ ...two.at(now), sign: () => two.at(now).sign(Buffer.from('another')) }),
+    }
+    const lie = await file('lie.json', JSON.stringify(makeReceipt('msg_1', payload, keys, [one, liar])))
+    const { code, stdout } = await verify({ receipt: lie, more: [...demand(one, two), '--quorum', '1'] })
+    expect({ code, stdout }).toEqual({ code: 1, stdout: expect.stringContaining('✗ checkpoint_signature') })
+  })
+
+  test('without a witness says that another party may be shown another log', async () => {
+    const { stdout } = await verify({ receipt: await cosigned() })
+    expect(linesOf(stdout)).toContainEqual(expect.stringMatching(/^! no witness was demanded/))
+  })
+
+  test.each([
+    ['a key of a log', () => demand({ ...one, vkey: keys.logKey.vkey })],
+    ['the same witness twice', () => demand(one, one)],
+    ['a quorum larger than the witnesses', () => [...demand(one), '--quorum', '2']],
+    ['a quorum without a witness', () => ['--quorum', '1']],
+  ])('%s is told in one sentence', async (_what, more) => {
+    expectUnreadable(await verify({ receipt: await cosigned(), more: more() }))
   })
 })
 

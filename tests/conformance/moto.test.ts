@@ -3,13 +3,18 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
+import { openS3ObjectStore } from '../../src/adapters/object-store-s3.ts'
+import { systemClock } from '../../src/ports/clock.ts'
 import { keyWrapperContract } from '../contracts/key-wrapper.ts'
+import { objectStoreContract } from '../contracts/object-store.ts'
 
-// moto imitates AWS and has never heard of us. It generates no key pairs, answering 500 with a page of HTML, so signing
+// moto imitates AWS and has never heard of us. Of KMS, it generates no key pairs, answering 500 with a page of HTML, so signing
 // keys take the other way: a seed made here, under Encrypt. It heeds neither disabled keys nor policies, and runs the
-// names and values of a context together, so it proves the wire and that way, and no more.
+// names and values of a context together, so it proves the wire and that way, and no more. Of S3, it keeps
+// what is retained; it verifies neither signatures nor the checksums that come with bytes.
 const present = spawnSync('moto_server', ['--help'], { stdio: 'ignore' }).status === 0
-if (!present) console.warn('LOUD SKIP: moto_server is not installed (pip install "moto[server]"), so KMS is only ours')
+if (!present)
+  console.warn('LOUD SKIP: moto_server is not installed (pip install "moto[server]"), so KMS and S3 are only ours')
 
 describe.runIf(present)('against moto', () => {
   let moto: ChildProcess
@@ -19,6 +24,8 @@ describe.runIf(present)('against moto', () => {
     moto = spawn('moto_server', ['-p', '0'], { stdio: ['ignore', 'ignore', 'pipe'] })
     endpoint = await listening(moto)
     keyId = await createKey(endpoint)
+    await createBucket(endpoint, 'with-lock', { 'x-amz-bucket-object-lock-enabled': 'true' })
+    await createBucket(endpoint, 'without-lock')
   })
   afterAll(async () => {
     const ended = once(moto, 'exit')
@@ -27,8 +34,8 @@ describe.runIf(present)('against moto', () => {
   })
 
   const logger = { debug() {}, info() {}, warn() {}, error() {} }
+  const credentials = { accessKeyId: 'test', secretAccessKey: 'test' }
   const open = () => {
-    const credentials = { accessKeyId: 'test', secretAccessKey: 'test' }
     // The error page is not worth repeating: every opened wrapper meets it once.
     return openAwsKmsKeyWrapper({ keyId, logger, client: { endpoint, region, credentials, maxAttempts: 1 } })
   }
@@ -37,6 +44,29 @@ describe.runIf(present)('against moto', () => {
 
   test('the wrapping key is named by the ARN that moto gave it', async () => {
     expect((await (await open()).wrap(Uint8Array.of(1), { app: 'countersign' })).wrappingKey).toBe(keyId)
+  })
+
+  const openBucket = (bucket = 'with-lock') =>
+    openS3ObjectStore({ bucket, prefix: 'relay/', clock: systemClock, client: { endpoint, region, credentials } })
+
+  objectStoreContract('the S3 of moto', openBucket)
+
+  test('a bucket that moto made without Object Lock is refused', async () => {
+    await expect(openBucket('without-lock')).rejects.toMatchObject({ code: 's3_lock_missing' })
+  })
+
+  test('what is to be retained cannot be destroyed, and is still there after it was replaced and deleted', async () => {
+    const store = await openBucket()
+    await store.put('kept', Uint8Array.of(1), { retainUntil: new Date(Date.now() + 60_000) })
+    const object = `${endpoint}/with-lock/relay/kept`
+    const version = (await signed(object, { method: 'HEAD' })).headers.get('x-amz-version-id')
+    await store.put('kept', Uint8Array.of(2))
+    await store.delete('kept')
+    expect(await store.find('kept')).toBeUndefined()
+    const destroyed = await signed(`${object}?versionId=${version}`, { method: 'DELETE' })
+    expect(destroyed.status).toBe(403)
+    const kept = await signed(`${object}?versionId=${version}`)
+    expect(new Uint8Array(await kept.arrayBuffer())).toEqual(Uint8Array.of(1))
   })
 })
 
@@ -54,15 +84,26 @@ async function listening(moto: ChildProcess): Promise<string> {
   throw new Error('moto ended before it listened')
 }
 
+/** A request that moto takes for signed: it looks at the names in it only. */
+const signed = (url: string, { service = 's3', headers = {}, ...init }: RequestInit & { service?: string } = {}) =>
+  fetch(url, {
+    ...init,
+    headers: {
+      authorization: `AWS4-HMAC-SHA256 Credential=test/20260101/${region}/${service}/aws4_request, SignedHeaders=host, Signature=0`,
+      ...headers,
+    },
+  } as RequestInit)
+
+async function createBucket(endpoint: string, bucket: string, headers: Record<string, string> = {}): Promise<void> {
+  expect((await signed(`${endpoint}/${bucket}`, { method: 'PUT', headers })).status).toBe(200)
+}
+
 /** The ARN of a new symmetric key. The relay itself creates no keys, so this is asked without the SDK. */
 async function createKey(endpoint: string): Promise<string> {
-  const answer = await fetch(endpoint, {
+  const answer = await signed(endpoint, {
     method: 'POST',
-    headers: {
-      'content-type': 'application/x-amz-json-1.1',
-      'x-amz-target': 'TrentService.CreateKey',
-      authorization: `AWS4-HMAC-SHA256 Credential=test/20260101/${region}/kms/aws4_request, SignedHeaders=host, Signature=0`,
-    },
+    service: 'kms',
+    headers: { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': 'TrentService.CreateKey' },
     body: '{}',
   })
   const { KeyMetadata } = (await answer.json()) as { KeyMetadata: { Arn: string } }

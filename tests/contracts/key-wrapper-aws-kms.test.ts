@@ -125,7 +125,7 @@ describe('a refusal by KMS', () => {
     ['garbled', 'kms_answer_unusable'],
     ['error page', 'kms_error_page'],
   ] as const)('of the kind %s is told as %s, with what AWS said as its cause', async (kind, code) => {
-    const bounds = { attemptTimeoutMs: 100, deadlineMs: 10_000 }
+    const bounds = { attemptTimeoutMs: 300, deadlineMs: 10_000 }
     const wrapper = await open({ bounds, client: { maxAttempts: 1 } })
     const wrapped = await wrapper.wrap(seed, context)
     server.switches.fault = { kind, times: 1 }
@@ -149,7 +149,7 @@ describe('a call to KMS', () => {
   it.each(['ThrottlingException', 'KMSInternalException', 'cut', 'silent', 'error page'] as const)(
     'is repeated after the fault %s until it succeeds',
     async (kind) => {
-      const wrapper = await open({ bounds: { attemptTimeoutMs: 100, deadlineMs: 20_000 } })
+      const wrapper = await open({ bounds: { attemptTimeoutMs: 300, deadlineMs: 20_000 } })
       server.calls.length = 0
       server.switches.fault = { kind, times: 2 }
       const wrapped = await wrapper.wrap(seed, context)

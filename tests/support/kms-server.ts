@@ -1,7 +1,8 @@
 import { createCipheriv, createDecipheriv, createHash, generateKeyPairSync, randomBytes, randomUUID } from 'node:crypto'
-import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
+import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { parseArgs } from 'node:util'
+import { dateHeader, refusedSignature, region, signingEnvironment } from './sigv4.ts'
 
 /**
  * A server of ours that speaks the JSON 1.1 protocol of AWS KMS, as far as a key wrapper needs it. Its ciphertexts are
@@ -94,7 +95,8 @@ export async function startKmsServer({ port = 0 } = {}): Promise<KmsServer> {
     for await (const chunk of request) body.push(chunk)
     const operation = /^TrentService\.(\w+)$/.exec(String(request.headers['x-amz-target']))?.[1] ?? ''
     try {
-      checkSigned(request.headers)
+      const refused = refusedSignature(request, Buffer.concat(body), 'kms', ['host', 'x-amz-date', 'x-amz-target'])
+      if (refused !== undefined) throw new KmsError(signatureRefusals[refused], `the signature is ${refused}`)
       const { Plaintext, CiphertextBlob, ...input } = JSON.parse(String(Buffer.concat(body))) as KmsInput & KmsBlobs
       calls.push({ operation, input })
       const fault = takeFault(switches)
@@ -113,9 +115,7 @@ export async function startKmsServer({ port = 0 } = {}): Promise<KmsServer> {
     KEY_WRAPPER: 'aws-kms',
     KMS_KEY_ID: keyId,
     AWS_ENDPOINT_URL_KMS: url,
-    AWS_REGION: region,
-    AWS_ACCESS_KEY_ID: 'test',
-    AWS_SECRET_ACCESS_KEY: 'test',
+    ...signingEnvironment,
   }
   const stop = async () => {
     server.closeAllConnections()
@@ -123,8 +123,6 @@ export async function startKmsServer({ port = 0 } = {}): Promise<KmsServer> {
   }
   return { url, keyId, environment, calls, switches, createKey, stop }
 }
-
-const region = 'us-east-1'
 
 /** The errors of KMS that the server makes, or can be told to make, with their HTTP statuses. */
 const namedErrors = {
@@ -162,17 +160,16 @@ class KmsError extends Error {
 
 class ErrorPage extends Error {}
 
-/** That the request was signed for KMS by SigV4, and with its date; not that the signature is right. */
-function checkSigned({ authorization, 'x-amz-date': date }: IncomingHttpHeaders): void {
-  if (authorization === undefined) throw new KmsError('MissingAuthenticationTokenException', 'no Authorization')
-  const signed =
-    /^AWS4-HMAC-SHA256 Credential=[^/, ]+\/\d{8}\/[a-z0-9-]+\/kms\/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=[0-9a-f]{64}$/
-      .exec(authorization)?.[1]
-      ?.split(';')
-  const complete = ['host', 'x-amz-date', 'x-amz-target'].every((name) => signed?.includes(name))
-  if (!complete) throw new KmsError('IncompleteSignatureException', 'not SigV4 of service kms over the needed headers')
-  if (!/^\d{8}T\d{6}Z$/.test(String(date))) throw new KmsError('IncompleteSignatureException', 'no X-Amz-Date')
-}
+/** By which name KMS refuses a request that is not signed as it should. */
+const signatureRefusals = {
+  missing: 'MissingAuthenticationTokenException',
+  incomplete: 'IncompleteSignatureException',
+  skewed: 'InvalidSignatureException',
+  unknown: 'UnrecognizedClientException',
+  elsewhere: 'InvalidSignatureException',
+  altered: 'InvalidSignatureException',
+  wrong: 'InvalidSignatureException',
+} as const
 
 function takeFault(switches: KmsSwitches): Fault['kind'] | undefined {
   const { fault } = switches
@@ -184,12 +181,12 @@ function takeFault(switches: KmsSwitches): Fault['kind'] | undefined {
 
 function send(response: ServerResponse, status: number, answer: object, fault: WireFault | undefined): void {
   const text = JSON.stringify(answer)
-  const headers = { 'content-type': 'application/x-amz-json-1.1', 'x-amzn-requestid': randomUUID() }
+  const headers = { 'content-type': 'application/x-amz-json-1.1', 'x-amzn-requestid': randomUUID(), ...dateHeader() }
   switch (fault) {
     case 'silent':
       return
     case 'error page':
-      response.writeHead(500, { 'content-type': 'text/html' }).end('<!doctype html><title>500</title>')
+      response.writeHead(500, { 'content-type': 'text/html', ...dateHeader() }).end('<!doctype html><title>500</title>')
       return
     case 'garbled':
       // The last value loses its first quote, so that a JSON parser quotes the value when it complains.

@@ -1,27 +1,30 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { expect } from 'vitest'
 import { openAwsKmsKeyWrapper } from '../../src/adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from '../../src/adapters/key-wrapper-local.ts'
 import { createMetrics } from '../../src/adapters/metrics.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
+import { openS3ObjectStore } from '../../src/adapters/object-store-s3.ts'
 import { defaultScheduleMs } from '../../src/delivery/schedule.ts'
 import { buildServer } from '../../src/http/server.ts'
 import { openCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { decodeBundle, tilePath } from '../../src/log/tile.ts'
 import { sha256 } from '../../src/message/digest.ts'
-import type { Clock } from '../../src/ports/clock.ts'
+import { type Clock, systemClock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
+import type { ObjectStore } from '../../src/ports/object-store.ts'
 import type { Receipt } from '../../src/receipt/receipt.ts'
 import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
 import { type KmsServer, startKmsServer } from './kms-server.ts'
+import { type S3Server, startS3Server } from './s3-server.ts'
 
 /** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
 export class TestClock implements Clock {
@@ -51,7 +54,24 @@ export async function openWrapper(folder: string): Promise<KeyWrapper> {
   return openAwsKmsKeyWrapper({ keyId, logger: silentLogger })
 }
 
+/** So are the objects: in a bucket of a server that speaks the protocol, instead of in a folder. */
+export const objectsIn = process.env.TEST_OBJECT_STORE === 's3' ? 's3' : 'fs'
+
+let s3: Promise<S3Server> | undefined
+
+/** The same objects for the same folder. */
+async function openObjects(folder: string): Promise<ObjectStore> {
+  if (objectsIn === 'fs') return new FsObjectStore(join(folder, 'objects'))
+  s3 ??= startS3Server()
+  const { bucket, environment } = await s3
+  Object.assign(process.env, environment)
+  return openS3ObjectStore({ bucket, prefix: `${basename(folder)}/`, clock: systemClock })
+}
+
 export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
+
+/** What a relay is told, and, unless it is the one under test, the store it publishes to. */
+type TestOptions = RelayOptions & { readonly objectStore: ObjectStore }
 
 export interface Answer<T = Record<string, unknown>> {
   readonly status: number
@@ -77,20 +97,20 @@ export class TestRelay {
   readonly folder: string
   /** Every receipt answered with 202, by message. */
   readonly receipts = new Map<string, Receipt>()
-  readonly #options: Partial<RelayOptions>
+  readonly #options: Partial<TestOptions>
   relay!: Relay
   server!: FastifyInstance
   url!: string
   #running = false
 
-  private constructor(database: TestDatabase, folder: string, options: Partial<RelayOptions>, clock: TestClock) {
+  private constructor(database: TestDatabase, folder: string, options: Partial<TestOptions>, clock: TestClock) {
     this.database = database
     this.folder = folder
     this.#options = options
     this.clock = clock
   }
 
-  static async start(options: Partial<RelayOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+  static async start(options: Partial<TestOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
     const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
@@ -101,12 +121,13 @@ export class TestRelay {
   /** `database` lets a test put something between the relay and its database. */
   async open(database: Database = this.database.database): Promise<void> {
     const { clock, folder } = this
+    const { objectStore, ...options } = this.#options
     const metrics = createMetrics()
     this.relay = await Relay.open(
       {
         database,
         wrapper: await openWrapper(folder),
-        objectStore: new FsObjectStore(join(folder, 'objects')),
+        objectStore: objectStore ?? (await openObjects(folder)),
         clock,
         random: () => 0.5,
         logger: silentLogger,
@@ -117,7 +138,7 @@ export class TestRelay {
         ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: defaultScheduleMs },
         ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pauseAfterDays: 5, pollMs: 20, keyTickMs: 0 },
         policy: { rotateEveryDays: 91, publishBeforeUseDays: 30, overlapDays: 90, shortOverlapReason: undefined },
-        ...this.#options,
+        ...options,
       },
     )
     if ((await database.query('select 1 from api_keys where id = $1', ['testadmin'])).length === 0) {
