@@ -175,9 +175,13 @@ class PostgresDatabase implements Database {
         try {
           await client.connect()
           session = client
-          await client.query(`listen ${channel}`)
-          onNotice()
-          await over
+          if (ended)
+            await client.end() // closed while it was connecting
+          else {
+            await client.query(`listen ${channel}`)
+            onNotice()
+            await over
+          }
         } catch {
           client.end().catch(() => {})
         }

@@ -82,6 +82,10 @@ describe.each(servers)('a database on %s', (_name, start) => {
     await listening.close()
   })
 
+  it('stops listening even while it is still connecting', async () => {
+    await database.listen('test_channel', () => {}).close()
+  })
+
   it('takes each type of parameter', async () => {
     const at = new Date('2026-01-02T03:04:05.678Z')
     const [row] = await database.query(
