@@ -3,12 +3,15 @@ import type { Config } from './config.ts'
 import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
+import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
+import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
+import { Upkeep } from './delivery/upkeep.ts'
 import { openWitnessPoster } from './delivery/witness-poster.ts'
-import { DeliveryWorker } from './delivery/worker.ts'
+import { DeliveryWorker, hostConcurrency } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
 import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
@@ -84,11 +87,20 @@ export interface Adapters {
 
 export type RelayOptions = Pick<
   Config,
-  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
+  | 'publicUrl'
+  | 'port'
+  | 'egressAllow'
+  | 'retrySchedule'
+  | 'maxQueue'
+  | 'deliveryConcurrency'
+  | 'deliveryLeaseS'
+  | 'pauseAfterDays'
 > &
   Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
+    /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
+    readonly upkeepMs?: number
     /** How keys live (keys/policy.json). */
     readonly policy: KeyPolicy
     /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
@@ -129,6 +141,7 @@ export class Relay {
   readonly audit: AuditLog
   readonly receipts: Receipts
   readonly worker: DeliveryWorker
+  readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly retention: RetentionRun
   readonly archive: Archive
@@ -167,6 +180,7 @@ export class Relay {
     this.audit = parts.audit
     this.receipts = parts.receipts
     this.worker = parts.worker
+    this.upkeep = parts.upkeep
     this.rotation = parts.rotation
     this.retention = parts.retention
     this.archive = parts.archive
@@ -189,7 +203,8 @@ export class Relay {
   }
 
   start(): void {
-    this.worker.start()
+    this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
+    this.upkeep.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
@@ -346,6 +361,7 @@ export class Relay {
     this.#stopping.abort()
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
+    await this.upkeep.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -449,6 +465,7 @@ interface RelayParts {
   audit: AuditLog
   receipts: Receipts
   worker: DeliveryWorker
+  upkeep: Upkeep
   rotation: KeyRotation
   retention: RetentionRun
   archive: Archive
@@ -517,7 +534,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
-    client: new OutboundClient({ guard, clock }),
+    client: new OutboundClient({ guard, clock, connectionsPerOrigin: hostConcurrency }),
     schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
@@ -526,6 +543,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const expiry = new Expiry(directory, partitions)
   const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const { health } = worker
+  const pauseAfterMs = options.pauseAfterDays * 86_400_000
+  const failures = new FailureWatch({
+    ...{ health, endpoints, directory, notices, sequencer, clock, issuer, logger, pauseAfterMs },
+  })
+  const reconciler = new Reconciler({ database, clock, logger, observer })
+  const upkeep = new Upkeep({ failures, reconciler, health, clock, logger, everyMs: options.upkeepMs ?? 10_000 })
   const archive = new Archive({ database, dataKeys, directory, clock })
   const abandonment = new Abandonment({ database, sequencer, clock, issuer })
   const retention = new RetentionRun({
@@ -545,7 +569,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
-    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment, upkeep },
   }
 }
 
