@@ -3,12 +3,15 @@ import type { Config } from './config.ts'
 import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
+import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
+import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
+import { Upkeep } from './delivery/upkeep.ts'
 import { openWitnessPoster } from './delivery/witness-poster.ts'
-import { DeliveryWorker } from './delivery/worker.ts'
+import { DeliveryWorker, hostConcurrency } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
 import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
@@ -17,7 +20,7 @@ import { Keyring, signWith } from './keyring/keyring.ts'
 import { rotationDue } from './keyring/lifecycle.ts'
 import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
-import { type KeyPurpose, keyState } from './keyring/store.ts'
+import { type KeyPurpose, type KeyRecord, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
 import { AuditLog } from './log/audit.ts'
 import { Calls } from './log/calls.ts'
@@ -26,11 +29,12 @@ import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
 import { Partitions } from './log/partitions.ts'
 import { type ConsistencyProof, findConsistency, findInclusion, findLeaf, type InclusionProof } from './log/proofs.ts'
-import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
+import { CheckpointPublisher } from './log/publication.ts'
 import { findEntries, findTile } from './log/reader.ts'
 import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
+import { checkBeforeAppending } from './log/start-check.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { TenantHeads } from './log/tenant-heads.ts'
@@ -86,11 +90,20 @@ export interface Adapters {
 
 export type RelayOptions = Pick<
   Config,
-  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
+  | 'publicUrl'
+  | 'port'
+  | 'egressAllow'
+  | 'retrySchedule'
+  | 'maxQueue'
+  | 'deliveryConcurrency'
+  | 'deliveryLeaseS'
+  | 'pauseAfterDays'
 > &
   Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
+    /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
+    readonly upkeepMs?: number
     /** How keys live (keys/policy.json). */
     readonly policy: KeyPolicy
     /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
@@ -132,6 +145,7 @@ export class Relay {
   readonly audit: AuditLog
   readonly receipts: Receipts
   readonly worker: DeliveryWorker
+  readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly retention: RetentionRun
   readonly archive: Archive
@@ -175,6 +189,7 @@ export class Relay {
     this.audit = parts.audit
     this.receipts = parts.receipts
     this.worker = parts.worker
+    this.upkeep = parts.upkeep
     this.rotation = parts.rotation
     this.retention = parts.retention
     this.archive = parts.archive
@@ -197,8 +212,9 @@ export class Relay {
   }
 
   start(): void {
-    this.worker.start()
     this.#exporter.start()
+    this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
+    this.upkeep.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
@@ -272,7 +288,7 @@ export class Relay {
 
   /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
   get vkeys(): string[] {
-    return vkeysOf(this.keyring, this.origin)
+    return vkeysOf(unrevoked(this.keyring), this.origin)
   }
 
   tile(level: number, index: number, width: number): Promise<Uint8Array | undefined> {
@@ -364,6 +380,7 @@ export class Relay {
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
     await this.#exporter.stop()
+    await this.upkeep.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -471,6 +488,7 @@ interface RelayParts {
   audit: AuditLog
   receipts: Receipts
   worker: DeliveryWorker
+  upkeep: Upkeep
   rotation: KeyRotation
   retention: RetentionRun
   archive: Archive
@@ -498,13 +516,22 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
   const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
   const witnessKeys = addresses.map(({ key }) => key)
-  const trustedLog = logTrust(keyring, origin, witnessKeys)
-  const current = await findHead(database)
+  const trustedLog = logTrust(() => unrevoked(keyring), origin, witnessKeys)
+  // A checkpoint by a key that was revoked since was published all the same.
+  const everTrusted = logTrust(() => keyring.history, origin)
+  const { head: current, published } = await checkBeforeAppending(database, objectStore, everTrusted())
 
   const { post, close: closePoster } = openWitnessPoster(clock)
   const tiles: TileCache = new TileCache(() => sequencer.edge)
   const witnesses = new Witnesses({ witnesses: addresses, quorum, database, tiles, post, clock, logger })
-  const publisher = new CheckpointPublisher(objectStore, witnesses.cosign, logger)
+  const publisher = new CheckpointPublisher({
+    ...{ store: objectStore, database, clock, logger },
+    cosign: witnesses.cosign,
+    trust: everTrusted,
+    vkeys: () => vkeysOf(unrevoked(keyring), origin),
+    publishedSize: published?.treeSize ?? 0,
+    onBroken: (error) => sequencer.halt(error),
+  })
   const partitions = new Partitions(database)
   const directory = new Directory(database, clock, dataKeys)
   const sequencer = new Sequencer({
@@ -517,11 +544,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
-  if (current !== undefined) {
-    await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
+  publisher.publish(current.checkpoint)
+  observer.treeGrew(current.treeSize)
   const ids = new IdMaker()
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -533,7 +557,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
-    client: new OutboundClient({ guard, clock }),
+    client: new OutboundClient({ guard, clock, connectionsPerOrigin: hostConcurrency }),
     schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
@@ -545,7 +569,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const heads = new TenantHeads({ database, sequencer, clock, issuer })
   const exporter = new ExportWorker({
     ...{ database, sequencer, keyring, dataKeys, heads, objectStore, clock, logger, issuer, origin },
-    vkeys: () => vkeysOf(keyring, origin),
+    vkeys: () => vkeysOf(unrevoked(keyring), origin),
     keys: () => keysOf(keyring, clock.now()),
     pollMs: options.pollMs ?? 1000,
   })
@@ -553,6 +577,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     ...{ database, sequencer, dataKeys, objectStore, clock, ids, issuer },
     onRequested: () => exporter.wake(),
   })
+  const { health } = worker
+  const pauseAfterMs = options.pauseAfterDays * 86_400_000
+  const failures = new FailureWatch({
+    ...{ health, endpoints, directory, notices, sequencer, clock, issuer, logger, pauseAfterMs },
+  })
+  const reconciler = new Reconciler({ database, clock, logger, observer })
+  const upkeep = new Upkeep({ failures, reconciler, health, clock, logger, everyMs: options.upkeepMs ?? 10_000 })
   const archive = new Archive({ database, dataKeys, directory, clock })
   const abandonment = new Abandonment({ database, sequencer, clock, issuer })
   const retention = new RetentionRun({
@@ -573,7 +604,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     ...{ exports, heads, exporter },
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
-    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment, upkeep },
   }
 }
 
@@ -595,10 +626,14 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
 }
 
 /** The log and its keys as they are now, a rotation adds one, and the keys of the witnesses. */
-function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly VerifierKey[]): () => LogTrust {
+function logTrust(
+  keys: () => readonly KeyRecord[],
+  origin: string,
+  witnessKeys: readonly VerifierKey[] = [],
+): () => LogTrust {
   let latest: { vkeys: string; trust: LogTrust } | undefined
   return () => {
-    const lines = vkeysOf(keyring, origin)
+    const lines = vkeysOf(keys(), origin)
     const vkeys = lines.join()
     if (latest?.vkeys !== vkeys)
       latest = { vkeys, trust: { origin, vkeys: [...lines.map(parseVerifierKey), ...witnessKeys] } }
@@ -608,10 +643,10 @@ function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly Verifi
 
 const keysOf = (keyring: Keyring, now: Date) => keyring.history.map((key) => describeKey(key, now))
 
-const vkeysOf = (keyring: Keyring, origin: string): string[] =>
-  keyring.history
-    .filter((key) => key.purpose === 'log' && key.revokedAt === null)
-    .map((key) => makeVerifierKey(origin, key.publicKey))
+const unrevoked = (keyring: Keyring): KeyRecord[] => keyring.history.filter((key) => key.revokedAt === null)
+
+const vkeysOf = (keys: readonly KeyRecord[], origin: string): string[] =>
+  keys.filter((key) => key.purpose === 'log').map((key) => makeVerifierKey(origin, key.publicKey))
 
 /** The keyring as a verifier sees it: payload keys, each with the time in which it signed. */
 function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: CheckpointOpener): TrustMaterial {

@@ -3,15 +3,25 @@ import { type AuditEvent, state } from '../log/statement.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { bind, type Effect } from '../ports/effect.ts'
+import { letNextFollow, type Settled } from './order.ts'
 import { abandonDeliveries, type HopelessDelivery, pendingOfErased, pendingOfExpired } from './store.ts'
 
-/** The row of a delivery that was abandoned. */
-export const abandonments: Effect<string> = {
+/** A delivery that is given up. */
+export interface Abandoned extends Settled {
+  readonly id: string
+  readonly at: Date
+}
+
+/** The row of a delivery that was abandoned, and the turn of the next in its order. */
+export const abandonments: Effect<Abandoned> = {
   async write(tx, rows) {
     abandonDeliveries(
       tx,
-      rows.map(({ row: id, leafIndex }) => ({ id, leafIndex })),
+      rows.map(({ row: { id }, leafIndex }) => ({ id, leafIndex })),
     )
+    const settled = rows.map(({ row }) => row)
+    letNextFollow(tx, settled, settled[0]?.at ?? new Date())
+    return undefined
   },
 }
 
@@ -54,12 +64,13 @@ export class Abandonment {
     }
   }
 
-  async #abandon({ id, tenantId, ...rest }: HopelessDelivery, reason: 'tenant_erased' | 'payload_expired') {
-    const { messageId: message, endpointId: endpoint, attempts } = rest
+  async #abandon(delivery: HopelessDelivery, reason: 'tenant_erased' | 'payload_expired') {
+    const { id, tenantId, messageId: message, endpointId: endpoint, attempts } = delivery
     const event: AuditEvent = {
       ...{ kind: 'delivery.abandoned', sub: id, tenant: tenantId, message, endpoint, attempts, reason },
     }
-    const stated = state(this.#issuer, event, this.#clock.now())
-    await this.#sequencer.append({ stated, effects: [bind(abandonments, id)] })
+    const at = this.#clock.now()
+    const stated = state(this.#issuer, event, at)
+    await this.#sequencer.append({ stated, effects: [bind(abandonments, { ...delivery, at })] })
   }
 }

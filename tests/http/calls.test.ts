@@ -212,6 +212,7 @@ test('an answer whose statement cannot be committed does not leave', async () =>
     query: (text, params) => database.query(text, params), // so that there is something to read
     transaction: (work) => strike(() => database.transaction(work)),
     readAs: (tenantId, work) => database.readAs(tenantId, work),
+    listen: (channel, onNotice) => database.listen(channel, onNotice),
     close: () => database.close(),
   })
   const read = () => relay.call<{ code?: string; name?: string }>('GET', `/v1/tenants/${tenant.id}`, { key: adminKey })
