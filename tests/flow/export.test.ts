@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { openSession } from '../../src/adapters/database.ts'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
-import type { ObjectStore } from '../../src/ports/object-store.ts'
+import { type ByteRange, ObjectAbsent, type ObjectStore } from '../../src/ports/object-store.ts'
 import {
   download,
   type ExportAnswer,
@@ -423,8 +423,10 @@ class HoldingStore implements ObjectStore {
     return found && { bytes: found.length }
   }
 
-  async *read(key: string): AsyncGenerator<Uint8Array> {
-    yield this.#objects.get(key) ?? new Uint8Array()
+  async *read(key: string, { from, to }: ByteRange = { from: 0 }): AsyncGenerator<Uint8Array> {
+    const found = this.#objects.get(key)
+    if (found === undefined) throw new ObjectAbsent(key)
+    yield found.subarray(from, to === undefined ? undefined : to + 1)
   }
 
   async write(key: string, chunks: AsyncIterable<Uint8Array>): Promise<void> {
@@ -437,7 +439,7 @@ class HoldingStore implements ObjectStore {
     this.#objects.delete(key)
   }
 
-  async *list(prefix: string): AsyncGenerator<string> {
-    yield* [...this.#objects.keys()].filter((key) => key.startsWith(prefix)).sort()
+  async *list(prefix: string, after = ''): AsyncGenerator<string> {
+    yield* [...this.#objects.keys()].filter((key) => key.startsWith(prefix) && key > after).sort()
   }
 }
