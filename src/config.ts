@@ -53,8 +53,8 @@ export interface Config {
   maxQueue: number
   /** `DELIVERY_CONCURRENCY`: attempts in flight in this process, default 256. */
   deliveryConcurrency: number
-  /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20,
-   *  since an attempt may take 15. */
+  /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20.
+   *  A process that lives renews what it holds, so attempts may take longer. */
   deliveryLeaseS: number
   /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
    *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
@@ -63,6 +63,8 @@ export interface Config {
   /** `WITNESS_QUORUM`: how many of them must have cosigned a checkpoint before it is published. Default 0: it is
    *  published with the cosignatures that came in time. Receipts are answered at once either way. */
   witnessQuorum: number
+  /** `PAUSE_AFTER_DAYS`: an endpoint that has failed for so long without a success is paused, default 5. */
+  pauseAfterDays: number
   /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
   logLevel: string
 }
@@ -132,6 +134,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
     witnesses,
     witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
+    pauseAfterDays: wholeNumber(env, 'PAUSE_AFTER_DAYS', 5, 1, 365),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
 }
