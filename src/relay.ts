@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
+import { Deliveries } from './delivery/deliveries.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { FailureWatch } from './delivery/failure.ts'
-import { EgressGuard } from './delivery/guard.ts'
+import { EgressGuard, type ResolveHost } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
 import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
@@ -90,6 +91,8 @@ export type RelayOptions = Pick<
     readonly upkeepMs?: number
     /** How keys live (keys/policy.json). */
     readonly policy: KeyPolicy
+    /** How names of hosts are resolved; default: by the system. */
+    readonly resolve?: ResolveHost
     /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
     readonly keyTickMs?: number
   }
@@ -120,6 +123,7 @@ export class Relay {
   readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly notices: Notices
+  readonly deliveries: Deliveries
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly upkeep: Upkeep
@@ -153,6 +157,7 @@ export class Relay {
     this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.notices = parts.notices
+    this.deliveries = parts.deliveries
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.upkeep = parts.upkeep
@@ -416,6 +421,7 @@ interface RelayParts {
   gate: SourceGate
   endpoints: Endpoints
   notices: Notices
+  deliveries: Deliveries
   append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
@@ -470,7 +476,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
   const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
-  const guard = new EgressGuard({ allow: options.egressAllow })
+  const guard = new EgressGuard({ allow: options.egressAllow, resolve: options.resolve })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
@@ -482,6 +488,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const deliveries = new Deliveries({ database, dataKeys })
   const { health } = worker
   const pauseAfterMs = options.pauseAfterDays * 86_400_000
   const failures = new FailureWatch({
@@ -497,7 +504,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
     ...{ upkeep, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids },
-    ...{ maxQueue, keyTickMs },
+    ...{ maxQueue, keyTickMs, deliveries },
   }
 }
 

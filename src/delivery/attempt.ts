@@ -9,7 +9,7 @@ import type { Endpoint } from '../tenant/records.ts'
 import { healthEventOf } from './breaker.ts'
 import { loadFreight } from './cargo.ts'
 import type { Claims } from './claims.ts'
-import type { OutboundClient, Outcome } from './client.ts'
+import type { Observed, OutboundClient, Outcome } from './client.ts'
 import type { ClaimedDelivery } from './delivery.ts'
 import type { EndpointHealth } from './health.ts'
 import type { Strain } from './lanes.ts'
@@ -108,7 +108,7 @@ export class Attempts {
   async #conclude(
     delivery: ClaimedDelivery,
     endpoint: Endpoint,
-    { number, at, outcome, kid }: { number: number; at: Date; outcome: Outcome; kid: string },
+    { number, at, outcome, kid }: { number: number; at: Date; outcome: Observed; kid: string },
   ): Promise<void> {
     const { clock, random, recorder, observer, logger } = this.#parts
     const plan = { attempt: number, now: clock.now(), schedule: this.#scheduleOf(endpoint), random }
@@ -117,7 +117,8 @@ export class Attempts {
     observer.attempted(outcome.kind === 'unreachable' ? outcome.reason : outcome.kind, outcome.durationMs / 1000)
     const { id, tenantId, messageId, endpointId } = delivery
     const ids = { delivery: id, tenant: tenantId, message: messageId, endpoint: endpointId }
-    logger.debug({ ...ids, attempt: number, outcome, next }, 'delivery.attempted')
+    const { answer, ...seen } = outcome // what receivers say is the tenant's
+    logger.debug({ ...ids, attempt: number, outcome: seen, response_bytes: answer?.bytes, next }, 'delivery.attempted')
     if (outcome.kind === 'delivered' || next !== undefined) return
     await this.#recordAbandoned(delivery, number, isGone(outcome) ? 'gone' : 'schedule_exhausted')
   }

@@ -38,8 +38,32 @@ export interface AttemptRecord {
   readonly status?: number
   readonly reason?: string
   readonly duration_ms: number
+  /** Absent where nothing was sent; see `Phases` in client.ts. */
+  readonly phases?: RecordedPhases
+  /** Absent where no status line came, and where the answer had no body. */
+  readonly response?: RecordedResponse
   /** Its statement's place in the log. */
   readonly leaf_index: number
+}
+
+/** Whole milliseconds. */
+export interface RecordedPhases {
+  readonly dns_ms?: number
+  readonly connect_ms?: number
+  readonly tls_ms?: number
+  readonly first_byte_ms?: number
+  readonly body_ms?: number
+}
+
+/** What came back, as far as it was read. Its first bytes are kept where the attempt failed (answer-store.ts). */
+export interface RecordedResponse {
+  /** Only where the attempt has none of its own: the answer began, and did not end as one. */
+  readonly status?: number
+  readonly bytes: number
+  /** base64url. */
+  readonly sha256: string
+  /** Only if it was cut off: by the receiver, the deadline or the cap. */
+  readonly incomplete?: true
 }
 
 /** What statements about a delivery say of it. */

@@ -9,6 +9,7 @@ import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
 import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
+import { deliveryRoutes } from './deliveries.ts'
 import { endpointRoutes } from './endpoints.ts'
 import { ingestRoutes } from './ingest.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
@@ -109,6 +110,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     await scope.register(async (below) => sourceRoutes(below, relay, database))
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
+    deliveryRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)
   }

@@ -87,6 +87,8 @@ export type AuditEvent =
       status?: number
       reason?: string
       duration_ms: number
+      /** What came back, as far as it was read; `sha256` is base64url. */
+      response?: { status?: number; bytes: number; sha256: string; incomplete?: true }
       /** The key that signed this attempt; absent where nothing was sent. */
       kid?: string
     }

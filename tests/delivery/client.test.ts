@@ -31,7 +31,7 @@ describe('a post', () => {
       })
     })
     const outcome = await client().post(`${url}/hook?a=%20b`, { 'webhook-id': 'msg_1' }, body)
-    expect(outcome).toEqual({ kind: 'delivered', status: 200, durationMs: expect.any(Number) })
+    expect(outcome).toMatchObject({ kind: 'delivered', status: 200, durationMs: expect.any(Number) })
     expect(seen[0]).toBe('POST')
     expect(seen[1]).toBe('/hook?a=%20b')
     expect(seen[2]).toMatchObject({ 'webhook-id': 'msg_1', 'content-length': '7', 'accept-encoding': 'identity' })
@@ -79,7 +79,11 @@ describe('an answer', () => {
 
   it.each([300, 304, 400, 401, 404, 410, 429, 500, 503, 599])('of %i is refused', async (status) => {
     const { url } = await receiver(answering(status))
-    expect(await client().post(url, {}, body)).toEqual({ kind: 'refused', status, durationMs: expect.any(Number) })
+    expect(await client().post(url, {}, body)).toMatchObject({
+      kind: 'refused',
+      status,
+      durationMs: expect.any(Number),
+    })
   })
 
   it.each([301, 302, 303, 307, 308])('that redirects with %i is refused and not followed', async (status) => {

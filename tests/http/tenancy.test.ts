@@ -35,6 +35,8 @@ const rights = `
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /v1/deliveries                           admin tenant
+  GET    /v1/deliveries/{delivery}                admin tenant
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
   GET    /v1/keys                                  everyone
@@ -59,7 +61,13 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
+type Name = 'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'delivery' | 'kid' | 'path'
+type Names = Record<Name, string>
+
+/** What must be asked with the path. */
+const queries: Record<string, (names: Names) => string> = {
+  'GET /v1/deliveries': ({ tenant, endpoint }) => `?tenant=${tenant}&endpoint=${endpoint}&state=delivered`,
+}
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
@@ -130,7 +138,7 @@ test('to a stranger, what is another tenant’s and what never was answer alike'
     unknown: `cs_${'0'.repeat(26)}_${'A'.repeat(43)}`,
   }
   const never = Object.fromEntries(Object.keys(acme.names).map((name) => [name, neverMade(name)])) as Names
-  for (const route of routes.filter(({ path }) => /\{(?!path)/.test(path))) {
+  for (const route of routes.filter(({ name, path }) => /\{(?!path)/.test(path) || name in queries)) {
     for (const [who, key] of Object.entries(strangers)) {
       const seen = await ask(route, acme.names, key)
       expect(seen.status, `${who}: ${route.name}`).toBeGreaterThanOrEqual(401)
@@ -240,9 +248,15 @@ async function furnish(name: string): Promise<Furnished> {
   const { source } = tenant
   const { id: url, url: href } = await makeUrl(tenant.id, source)
   const token = href.split('/').at(-1) ?? ''
-  const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message }
+  const delivery = await deliveryOf(body.message)
+  const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message, delivery }
   const kid = await publishedKid()
   return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+}
+
+async function deliveryOf(message: string): Promise<string> {
+  const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${message}/deliveries`)
+  return body.data[0]?.id ?? ''
 }
 
 const makeKey = (tenant: string, wish: object) =>
@@ -279,6 +293,7 @@ const prefixes: Record<string, string> = {
   endpoint: 'ep',
   key: 'key',
   message: 'msg',
+  delivery: 'dlv',
 }
 const neverMade = (name: string): string => `${prefixes[name] ?? name}_${'7'.repeat(26)}`
 
@@ -288,7 +303,8 @@ const namesMoreThanItsTenant = ({ name }: { name: string }): boolean =>
 
 async function ask({ method, path }: { method: string; path: string }, names: Names, key: string | null) {
   const body = bodies[`${method} ${path}`]?.(names)
-  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
+  const query = queries[`${method === 'HEAD' ? 'GET' : method} ${path}`]?.(names) ?? ''
+  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name]) + query
   const headers = {
     ...(key !== null && { authorization: `Bearer ${key}` }),
     ...(body !== undefined && { 'content-type': 'application/json' }),
