@@ -44,6 +44,7 @@ export const errorTable = {
   endpoint_option_invalid: [422, 'An option of the endpoint cannot be used.'],
   endpoint_limit_reached: [409, 'This tenant has as many endpoints as it may. Delete one first.'],
   endpoint_changed: [409, 'The endpoint was changed at the same time. Read it again and repeat the change.'],
+  delivery_not_replayable: [409, 'This delivery cannot be made again.'],
 
   // The relay itself
   overloaded: [503, 'The relay has more work than it can hold. Try again after the time in Retry-After.'],

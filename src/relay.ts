@@ -7,6 +7,8 @@ import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard, type ResolveHost } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
 import { Reconciler } from './delivery/reconciler.ts'
+import { ReplayRun } from './delivery/replay-run.ts'
+import { Replays } from './delivery/replays.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
 import { Upkeep } from './delivery/upkeep.ts'
@@ -124,12 +126,14 @@ export class Relay {
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly deliveries: Deliveries
+  readonly replays: Replays
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
   readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
   readonly witnesses: Witnesses
+  readonly #replayRun: ReplayRun
   readonly #adapters: Adapters
   readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
@@ -158,6 +162,8 @@ export class Relay {
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.deliveries = parts.deliveries
+    this.replays = parts.replays
+    this.#replayRun = parts.replayRun
     this.sequencer = parts.sequencer
     this.worker = parts.worker
     this.upkeep = parts.upkeep
@@ -183,6 +189,7 @@ export class Relay {
   start(): void {
     this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
     this.upkeep.start()
+    this.#replayRun.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
   }
 
@@ -343,6 +350,7 @@ export class Relay {
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
     await this.upkeep.stop()
+    await this.#replayRun.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -422,6 +430,8 @@ interface RelayParts {
   endpoints: Endpoints
   notices: Notices
   deliveries: Deliveries
+  replays: Replays
+  replayRun: ReplayRun
   append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
@@ -489,6 +499,10 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
   const deliveries = new Deliveries({ database, dataKeys })
+  const replays = new Replays({ database, acts, endpoints, clock, ids })
+  const replayRun = new ReplayRun({
+    ...{ database, sequencer, replays, clock, ids, issuer, logger, pollMs: options.pollMs ?? 1000 },
+  })
   const { health } = worker
   const pauseAfterMs = options.pauseAfterDays * 86_400_000
   const failures = new FailureWatch({
@@ -504,7 +518,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
     ...{ upkeep, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids },
-    ...{ maxQueue, keyTickMs, deliveries },
+    ...{ maxQueue, keyTickMs, deliveries, replays, replayRun },
   }
 }
 

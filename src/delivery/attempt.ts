@@ -89,8 +89,12 @@ export class Attempts {
     const number = delivery.attempts + 1
     const at = clock.now()
     const freight = cargo ?? (await loadFreight(this.#parts, delivery))
-    const { messageId } = delivery
-    const { headers, kid } = await forwardedRequest(keyring, { ...freight, endpoint }, { messageId, number, at })
+    const { messageId, replay } = delivery
+    const { headers, kid } = await forwardedRequest(
+      keyring,
+      { ...freight, endpoint },
+      { messageId, number, at, replay },
+    )
     const { options, secrets, url } = endpoint
     const outcome = await client.post(url, headers, freight.payload, { timeoutMs: options.timeoutMs, tls: secrets.tls })
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') {

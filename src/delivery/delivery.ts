@@ -9,6 +9,8 @@ export interface ClaimedDelivery {
   readonly endpointId: string
   /** Deliveries of one endpoint and key go one after the other; null: this one keeps no order. */
   readonly orderKey: string | null
+  /** What it was replayed by, and its receiver is told so; null: it is the first for its message. */
+  readonly replay: string | null
   /** Attempts made so far. */
   readonly attempts: number
   /** Names this claim, and no other: what it may still record depends on that. */

@@ -64,3 +64,45 @@ export const DeliveryQuery = Type.Object(
   },
   { additionalProperties: false },
 )
+
+export const RedeliveryAnswer = Type.Object({ id: id('dlv', 'The new delivery') })
+
+const time = (what: string) => Type.String({ maxLength: 40, description: `RFC 3339: messages accepted ${what}.` })
+
+export const ReplayWish = Type.Object(
+  {
+    endpoint: Type.String({ maxLength: 64, description: 'Whose deliveries are made again.' }),
+    source: Type.Optional(Type.String({ maxLength: 64, description: 'Only what was posted there.' })),
+    from: time('from then on'),
+    to: time('before'),
+    outcome: Type.Optional(
+      Type.Union([Type.Literal('abandoned'), Type.Literal('delivered'), Type.Literal('any')], {
+        description: 'What became of them; default `abandoned`. Pending ones are never replayed.',
+      }),
+    ),
+    rate: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: 1000, description: 'Deliveries a second at most; default 50.' }),
+    ),
+    dry_run: Type.Optional(Type.Boolean({ description: 'Only count.' })),
+  },
+  { additionalProperties: false },
+)
+export const ReplayCount = Type.Object({
+  deliveries: Type.Integer({ description: 'That would be made again.' }),
+  skipped: Type.Integer({ description: 'That would not, because their message is kept no longer.' }),
+})
+export const ReplayAnswer = Type.Object({
+  id: id('rpl', 'The replay'),
+  endpoint: Type.String(),
+  source: Type.Optional(Type.String()),
+  from: instant,
+  to: instant,
+  outcome: Type.String(),
+  rate: Type.Integer(),
+  state: Type.String({ description: 'running, finished or cancelled.' }),
+  found: Type.Integer({ description: 'When it was asked for.' }),
+  replayed: Type.Integer(),
+  skipped: Type.Integer({ description: 'Of which the message is kept no longer.' }),
+  requested_at: instant,
+  finished_at: Type.Optional(instant),
+})

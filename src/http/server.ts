@@ -17,6 +17,7 @@ import { logRoutes } from './log.ts'
 import { messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
+import { replayRoutes } from './replays.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { sourceRoutes } from './sources.ts'
 import { tenantRoutes } from './tenants.ts'
@@ -111,6 +112,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     deliveryRoutes(scope, relay)
+    replayRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
     metricsRoute(scope, parts.metrics)
   }

@@ -101,6 +101,35 @@ export type AuditEvent =
       attempts: number
       reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
     }
+  /** `sub` repeats the delivery `repeats`: alone, as `actor` wished, or in the course of `replay`. */
+  | (ReplayEvent<'delivery.replayed'> & { actor?: string; replay?: string })
+  /** The message of `sub` is there no more, so `replay` went on without it. */
+  | (ReplayEvent<'delivery.skipped'> & { replay: string })
+  | {
+      kind: 'replay.requested'
+      sub: string
+      tenant: string
+      actor: string
+      endpoint: string
+      source?: string
+      /** RFC 3339: of messages accepted from `from` to before `to`. */
+      from: string
+      to: string
+      outcome: string
+      /** Deliveries a second. */
+      rate: number
+    }
+  | { kind: 'replay.cancelled'; sub: string; tenant: string; actor: string }
+  | { kind: 'replay.finished'; sub: string; tenant: string }
+
+interface ReplayEvent<Kind extends string> {
+  kind: Kind
+  sub: string
+  tenant: string
+  message: string
+  endpoint: string
+  repeats: string
+}
 
 interface KeyEvent<Kind extends string> {
   kind: Kind

@@ -82,3 +82,26 @@ create table answers (
   sealed     bytea not null
 );
 alter table answers alter column sealed set storage external;   -- sealed bytes do not compress
+
+-- Replays of ranges, one row each for ever. A running one is claimed as deliveries are: by moving `next_at`, as a lease.
+create table replays (
+  id            text collate "C" primary key,
+  tenant_id     text collate "C" not null,
+  endpoint_id   text collate "C" not null,
+  source_id     text collate "C",
+  accepted_from timestamptz not null,
+  accepted_to   timestamptz not null,
+  outcome       text not null check (outcome in ('delivered', 'abandoned', 'any')),
+  rate          bigint not null check (rate > 0),
+  state         text not null default 'running' check (state in ('running', 'finished', 'cancelled')),
+  found         bigint not null,
+  replayed      bigint not null default 0,
+  skipped       bigint not null default 0,
+  cursor        text collate "C" not null default '',   -- the last delivery that was replayed or skipped
+  next_at       timestamptz not null,
+  claim         text,
+  requested_at  timestamptz not null,
+  finished_at   timestamptz,
+  check ((state = 'running') = (finished_at is null))
+);
+create index replays_due on replays (next_at) where state = 'running';

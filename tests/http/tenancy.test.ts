@@ -37,6 +37,10 @@ const rights = `
   GET    /v1/messages/{message}/deliveries         admin tenant
   GET    /v1/deliveries                           admin tenant
   GET    /v1/deliveries/{delivery}                admin tenant
+  POST   /v1/deliveries/{delivery}/redeliver      admin tenant
+  POST   /v1/tenants/{tenant}/replays             admin tenant
+  GET    /v1/tenants/{tenant}/replays/{replay}    admin tenant
+  DELETE /v1/tenants/{tenant}/replays/{replay}    admin tenant
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
   GET    /v1/keys                                  everyone
@@ -61,7 +65,18 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Name = 'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'delivery' | 'kid' | 'path'
+type Name =
+  | 'tenant'
+  | 'source'
+  | 'url'
+  | 'token'
+  | 'endpoint'
+  | 'key'
+  | 'message'
+  | 'delivery'
+  | 'replay'
+  | 'kid'
+  | 'path'
 type Names = Record<Name, string>
 
 /** What must be asked with the path. */
@@ -79,6 +94,7 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
   'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
   'POST /v1/sources/{source}/messages': () => ({ posted: true }),
+  'POST /v1/tenants/{tenant}/replays': replayWish,
   'POST /v1/verify': () => ({ receipt: {} }),
   'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
   'POST /v1/keys/{kid}/revoke': () => ({ reason: 'lost', from: relay.clock.now().toISOString() }),
@@ -249,14 +265,37 @@ async function furnish(name: string): Promise<Furnished> {
   const { id: url, url: href } = await makeUrl(tenant.id, source)
   const token = href.split('/').at(-1) ?? ''
   const delivery = await deliveryOf(body.message)
-  const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message, delivery }
+  const replay = await makeReplay({ tenant: tenant.id, endpoint })
+  const names = {
+    tenant: tenant.id,
+    source,
+    url,
+    token,
+    endpoint,
+    key: made.id,
+    message: body.message,
+    delivery,
+    replay,
+  }
   const kid = await publishedKid()
   return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
 }
 
+function replayWish({ endpoint }: Pick<Names, 'endpoint'>) {
+  return { endpoint, from: '2026-01-01T00:00:00Z', to: '2027-01-01T00:00:00Z' }
+}
+
+async function makeReplay({ tenant, endpoint }: Pick<Names, 'tenant' | 'endpoint'>): Promise<string> {
+  const path = `/v1/tenants/${tenant}/replays`
+  const { body } = await relay.call<{ id: string }>('POST', path, { body: replayWish({ endpoint }) })
+  return body.id
+}
+
+/** The one delivery of a message, once it is made. */
 async function deliveryOf(message: string): Promise<string> {
-  const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${message}/deliveries`)
-  return body.data[0]?.id ?? ''
+  const read = () => relay.call<{ data: { id: string; state: string }[] }>('GET', `/v1/messages/${message}/deliveries`)
+  await expect.poll(async () => (await read()).body.data).toMatchObject([{ state: 'delivered' }])
+  return (await read()).body.data[0]?.id ?? ''
 }
 
 const makeKey = (tenant: string, wish: object) =>
@@ -294,6 +333,7 @@ const prefixes: Record<string, string> = {
   key: 'key',
   message: 'msg',
   delivery: 'dlv',
+  replay: 'rpl',
 }
 const neverMade = (name: string): string => `${prefixes[name] ?? name}_${'7'.repeat(26)}`
 
