@@ -43,6 +43,10 @@ export interface Config {
   /** `EGRESS_ALLOW`: comma-separated CIDRs that deliveries may go to although they are private, loopback or link-local.
    *  Default: none; but a relay on embedded PostgreSQL, the `local` wrapper and a loopback HOST allows loopback. */
   egressAllow: string[]
+  /** `TRUSTED_PROXIES`: comma-separated CIDRs of the proxies in front of the relay. A call that comes from one of them is
+   *  recorded with the last address in its X-Forwarded-For that is not another of them. Default: none, and the header is
+   *  not looked at. */
+  trustedProxies: string[]
   /** `COUNTERSIGN_ADMIN_KEY`: the first admin key. Absent: one is made at first start and printed once. */
   adminKey: string | undefined
   /** `RETRY_SCHEDULE`: delays between attempts, e.g. `5s,5m,30m,2h,5h,10h,14h,20h,24h` (the default). Milliseconds here. */
@@ -56,6 +60,8 @@ export interface Config {
   /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20.
    *  A process that lives renews what it holds, so attempts may take longer. */
   deliveryLeaseS: number
+  /** `PAUSE_AFTER_DAYS`: an endpoint that has failed for so long without a success is paused, default 5. */
+  pauseAfterDays: number
   /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
    *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
    *  a domain. Default: nobody. */
@@ -63,8 +69,6 @@ export interface Config {
   /** `WITNESS_QUORUM`: how many of them must have cosigned a checkpoint before it is published. Default 0: it is
    *  published with the cosignatures that came in time. Receipts are answered at once either way. */
   witnessQuorum: number
-  /** `PAUSE_AFTER_DAYS`: an endpoint that has failed for so long without a success is paused, default 5. */
-  pauseAfterDays: number
   /** `LOG_LEVEL`: trace, debug, info (default), warn, error, fatal, silent. */
   logLevel: string
 }
@@ -100,11 +104,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       'COUNTERSIGN_ADMIN_KEY must be cs_ + 8 to 32 of a-z0-9 + _ + at least 32 of A-Za-z0-9 (value not shown)',
     )
   }
-  const egressAllow = (env.EGRESS_ALLOW ?? '')
-    .split(',')
-    .map((cidr) => cidr.trim())
-    .filter(Boolean)
-  understood('EGRESS_ALLOW', () => egressAllow.map(parseCidr))
+  const egressAllow = cidrs(env, 'EGRESS_ALLOW')
   if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
     egressAllow.push('127.0.0.0/8', '::1/128')
   }
@@ -124,6 +124,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     s3Prefix: s3Prefix(env.S3_PREFIX),
     s3PathStyle: Boolean(env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL),
     egressAllow,
+    trustedProxies: cidrs(env, 'TRUSTED_PROXIES'),
     adminKey,
     retrySchedule: env.RETRY_SCHEDULE
       ? understood('RETRY_SCHEDULE', () => parseSchedule(env.RETRY_SCHEDULE ?? ''))
@@ -132,11 +133,20 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
+    pauseAfterDays: wholeNumber(env, 'PAUSE_AFTER_DAYS', 5, 1, 365),
     witnesses,
     witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
-    pauseAfterDays: wholeNumber(env, 'PAUSE_AFTER_DAYS', 5, 1, 365),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
+}
+
+function cidrs(env: NodeJS.ProcessEnv, name: string): string[] {
+  const found = (env[name] ?? '')
+    .split(',')
+    .map((cidr) => cidr.trim())
+    .filter(Boolean)
+  understood(name, () => found.map(parseCidr))
+  return found
 }
 
 /** A parser's own sentence, with the variable it is about. */

@@ -1,9 +1,10 @@
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
-import { checkDurability, openDatabase } from './adapters/database.ts'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
+import { checkDurability, checkRole, openDatabase, relayRole } from './adapters/database.ts'
+import { type EmbeddedPostgres, findRunningPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
@@ -17,6 +18,7 @@ import { OperatorError } from './errors.ts'
 import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
 import { systemClock } from './ports/clock.ts'
+import type { Database } from './ports/database.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import { firstStartLock, Relay } from './relay.ts'
@@ -45,9 +47,10 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   try {
     const { relay, database, metrics } = await openRelay(config, logger, ending, (error) => void stop(1, error.message))
     const madeKey = await ensureAdminKey(relay, database, config)
-    const { maxPayloadBytes } = config
+    const { maxPayloadBytes, trustedProxies } = config
     const { observer, text } = metrics
-    const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes })
+    const limits = { maxPayloadBytes, trustedProxies }
+    const server = await buildServer({ relay, database, logger, observer, metrics: text, ...limits })
     ending.push(() => server.close())
     await server.listen({ port: config.port, host: config.host })
     relay.start()
@@ -80,8 +83,9 @@ export async function openRelay(
     ? { connectionString: config.databaseUrl }
     : await startPostgres(config, logger, ending, onLost)
   await migrate(connection, migrations)
-  const database = openDatabase({ connection, poolSize: config.databasePool, logger })
+  const database = openDatabase({ connection, poolSize: config.databasePool, role: relayRole, logger })
   ending.push(() => database.close())
+  await checkRole(database)
   await checkDurability(database, logger)
 
   const wrapper = keyWrapper ?? (await openKeyWrapper(config.keyWrapper, config, logger))
@@ -119,11 +123,26 @@ export async function openRelay(
   return { relay, database, metrics }
 }
 
+/** The database of a relay that may be running, to look at: nothing is made or migrated, and nothing said. */
+export async function openExisting(config: Config, ending: Ending): Promise<Database> {
+  const logger = pino({ level: 'silent' })
+  const { databaseUrl, dataDir } = config
+  if (databaseUrl === undefined && !existsSync(join(dataDir, 'postgres'))) {
+    throw new ConfigError(`there is no database in ${dataDir}: check DATA_DIR and DATABASE_URL`)
+  }
+  const connection = databaseUrl
+    ? { connectionString: databaseUrl }
+    : ((await findRunningPostgres(dataDir)) ?? (await startPostgres(config, logger, ending, () => {})))
+  const database = openDatabase({ connection, poolSize: 1, role: relayRole, logger })
+  ending.push(() => database.close())
+  return database
+}
+
 /** The wrapper of this name. Rejects if it cannot be used: a relay without its keys must not start. */
 export async function openKeyWrapper(
   name: Config['keyWrapper'],
   config: Config,
-  logger: pino.Logger,
+  logger: pino.Logger = pino({ level: 'silent' }),
 ): Promise<KeyWrapper> {
   switch (name) {
     case 'local':

@@ -4,10 +4,10 @@ import type { DataKeys } from '../keyring/data-keys.ts'
 import type { Sequencer } from '../log/sequencer.ts'
 import { type AuditEvent, state } from '../log/statement.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Database, Transaction } from '../ports/database.ts'
-import { type AfterCommit, type Bound, bind, type Effect, type Sequenced } from '../ports/effect.ts'
+import type { Database } from '../ports/database.ts'
+import { type Bound, bind, type Effect } from '../ports/effect.ts'
+import { abandonments } from './abandonment.ts'
 import { answerContext, insertAnswers, type SealedAnswer } from './answer-store.ts'
-import { wakeBacklogs } from './claim-store.ts'
 import type { Claims } from './claims.ts'
 import type { Observed } from './client.ts'
 import {
@@ -17,7 +17,8 @@ import {
   type RecordedResponse,
   subjectOf,
 } from './delivery.ts'
-import { abandonDeliveries, passTurns, recordAttempts } from './store.ts'
+import { letNextFollow } from './order.ts'
+import { recordAttempts } from './store.ts'
 
 export interface MadeAttempt {
   readonly number: number
@@ -40,7 +41,7 @@ export class Recorder {
   readonly #issuer: string
   readonly #onBacklog: () => void
 
-  /** `onBacklog` is told when another delivery got its turn. */
+  /** `onBacklog` is told when another delivery may have got its turn. */
   constructor(parts: {
     database: Database
     dataKeys: DataKeys
@@ -84,7 +85,7 @@ export class Recorder {
 
   async abandoned(delivery: ClaimedDelivery, attempts: number, reason: AbandonReason): Promise<void> {
     const event = { kind: 'delivery.abandoned', ...subjectOf(delivery), attempts, reason } as const
-    await this.#state(delivery, event, bind(this.#abandonments, delivery))
+    await this.#state(delivery, event, bind(abandonments, { ...delivery, at: this.#clock.now() }))
   }
 
   readonly #attempts: Effect<{
@@ -105,23 +106,9 @@ export class Recorder {
         sealedHead === undefined ? [] : [{ leafIndex, tenantId: delivery.tenantId, sealed: sealedHead }],
       )
       if (answers.length > 0) insertAnswers(tx, answers)
-      return this.#passTurns(
-        tx,
-        rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery),
-      )
-    },
-  }
-
-  readonly #abandonments: Effect<ClaimedDelivery> = {
-    write: async (tx, rows: readonly Sequenced<ClaimedDelivery>[]) => {
-      abandonDeliveries(
-        tx,
-        rows.map(({ row }) => row.id),
-      )
-      return this.#passTurns(
-        tx,
-        rows.map(({ row }) => row),
-      )
+      const settled = rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery)
+      letNextFollow(tx, settled, this.#clock.now())
+      return undefined
     },
   }
 
@@ -136,23 +123,13 @@ export class Recorder {
     return dataKey.seal(answer.head, answerContext(tenantId, id, number))
   }
 
-  /** What keeps an order is followed by the next of it, and only now: the other is settled in the same transaction. */
-  #passTurns(tx: Transaction, settled: readonly ClaimedDelivery[]): AfterCommit | undefined {
-    const turns = settled.flatMap(({ endpointId, tenantId, orderKey }) =>
-      orderKey === null ? [] : [{ endpointId, tenantId, orderKey }],
-    )
-    if (turns.length === 0) return undefined
-    passTurns(tx, turns)
-    wakeBacklogs(tx, turns, this.#clock.now())
-    return this.#onBacklog
-  }
-
   /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */
   async #state(delivery: ClaimedDelivery, event: AuditEvent, effect: Bound): Promise<void> {
     const stated = state(this.#issuer, event, this.#clock.now())
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
         await this.#sequencer.append({ stated, effects: [effect], patient: true })
+        if (delivery.orderKey !== null) this.#onBacklog()
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'

@@ -80,7 +80,7 @@ export class ReplayRun {
   async #continue(replay: ClaimedReplay, now: Date): Promise<void> {
     const { database } = this.#parts
     const limit = Math.min(pageLength, replay.rate)
-    const page = await pageInRange(database, replay, replay.cursor, limit)
+    const page = await pageInRange(database, replay, { after: replay.cursor, now, limit })
     const outcomes = await Promise.all(page.map((delivery) => this.#replay(replay, delivery, now)))
     if (outcomes.includes('superseded')) return // it was cancelled, or is somebody else's
     if (page.length < limit) await this.#finish(replay)

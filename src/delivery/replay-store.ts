@@ -22,7 +22,7 @@ export interface Replay extends ReplayRange {
   /** Deliveries in the range when it was asked for. */
   readonly found: number
   readonly replayed: number
-  /** Of which the message is there no more. */
+  /** Of which the payload had expired. */
   readonly skipped: number
   readonly requestedAt: Date
   readonly finishedAt: Date | null
@@ -59,37 +59,42 @@ export async function findReplay(tx: Tx, tenantId: string, id: string): Promise<
 
 // Deliveries are made after their message is accepted, so ids bound the search; the message has the exact time.
 const settledInRange = `
-  from settled_deliveries d left join messages m on m.id = d.message_id
+  from settled_deliveries d
+  left join messages m on m.id = d.message_id
+  left join payloads p on p.leaf_index = m.leaf_index and p.expires_at > $9
  where d.endpoint_id = $1 and d.tenant_id = $2 and d.state = any($3::text[]) and d.replay is null
    and d.id > $4 and d.id < $5
    and (m.id is null or (m.accepted_at >= $6 and m.accepted_at < $7 and ($8::text is null or m.source_id = $8)))`
 
-const countRows = `select count(m.id) as found, count(*) - count(m.id) as gone ${settledInRange}`
+const countRows = `select count(p.leaf_index) as found, count(*) - count(p.leaf_index) as gone ${settledInRange}`
 
-/** How many there are, and of how many more the message is there no more. */
-export async function countInRange(tx: Tx, range: ReplayRange): Promise<{ found: number; gone: number }> {
-  const [row] = await tx.query<{ found: number; gone: number }>(countRows, rangeParams(range, ''))
+/** How many there are, and of how many more the payload has expired. */
+export async function countInRange(tx: Tx, range: ReplayRange, now: Date): Promise<{ found: number; gone: number }> {
+  const [row] = await tx.query<{ found: number; gone: number }>(countRows, rangeParams(range, '', now))
   return row ?? { found: 0, gone: 0 }
 }
 
 const selectPage = `
-  select d.id, d.message_id as "messageId", m.id is null as gone ${settledInRange} order by d.id limit $9`
+  select d.id, d.message_id as "messageId", p.leaf_index is null as gone ${settledInRange} order by d.id limit $10`
 
 export interface ReplayableDelivery {
   readonly id: string
   readonly messageId: string
-  /** Its message is there no more. */
+  /** Its payload has expired. */
   readonly gone: boolean
 }
 
-export const pageInRange = (tx: Tx, range: ReplayRange, after: string, limit: number): Promise<ReplayableDelivery[]> =>
-  tx.query(selectPage, [...rangeParams(range, after), limit])
+export const pageInRange = (
+  tx: Tx,
+  range: ReplayRange,
+  { after, now, limit }: { after: string; now: Date; limit: number },
+): Promise<ReplayableDelivery[]> => tx.query(selectPage, [...rangeParams(range, after, now), limit])
 
-const rangeParams = ({ tenantId, endpointId, sourceId, from, to, outcome }: ReplayRange, after: string) => {
+const rangeParams = ({ tenantId, endpointId, sourceId, from, to, outcome }: ReplayRange, after: string, now: Date) => {
   const states: DeliveryState[] = outcome === 'any' ? ['delivered', 'abandoned'] : [outcome]
   const first = idsFrom('dlv', from)
   const last = idsFrom('dlv', new Date(to.getTime() + longestAcceptanceMs))
-  return [endpointId, tenantId, textArray(states), after > first ? after : first, last, from, to, sourceId]
+  return [endpointId, tenantId, textArray(states), after > first ? after : first, last, from, to, sourceId, now]
 }
 
 /** A message waits no longer than this for the batch that makes its deliveries. */

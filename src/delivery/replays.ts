@@ -45,14 +45,15 @@ export class Replays {
   }
 
   /** Makes one delivery again, marked with the id of the one it repeats; resolves with the new id. Rejects with
-   *  `delivery_not_replayable` if it is pending, or its message is there no more, and with `not_found` if its endpoint is. */
+   *  `delivery_not_replayable` if it is pending, or its payload has expired, and with `not_found` if its endpoint is. */
   async redeliver(actor: string, delivery: DeliveryRow): Promise<string> {
     const { database, acts, endpoints, clock, ids } = this.#parts
     const { id: repeated, tenantId, messageId, endpointId, state } = delivery
     if (state === 'pending') throw notReplayable('It is pending: it will be attempted by itself.')
-    if ((await findMessage(database, messageId)) === undefined) throw notReplayable('Its payload is kept no longer.')
-    await endpoints.get(tenantId, endpointId)
     const now = clock.now()
+    const expiresAt = (await findMessage(database, messageId))?.payloadExpiresAt
+    if (!expiresAt || expiresAt <= now) throw notReplayable('Its payload is kept no longer.')
+    await endpoints.get(tenantId, endpointId)
     const again = { id: ids.make('dlv', now), tenantId, messageId, endpointId, replay: repeated }
     const facts = {
       sub: again.id,
@@ -66,10 +67,10 @@ export class Replays {
     return again.id
   }
 
-  /** How many deliveries a replay would make, and how many it would skip because their message is there no more. */
+  /** How many deliveries a replay would make, and how many it would skip because their payload has expired. */
   async count(range: ReplayRange): Promise<{ deliveries: number; skipped: number }> {
     await this.#parts.endpoints.get(range.tenantId, range.endpointId)
-    const { found, gone } = await countInRange(this.#parts.database, range)
+    const { found, gone } = await countInRange(this.#parts.database, range, this.#parts.clock.now())
     return { deliveries: found, skipped: gone }
   }
 

@@ -15,9 +15,10 @@ export function deliveryRoutes(app: FastifyInstance, { deliveries }: Relay): voi
   app.get<{ Querystring: Static<typeof DeliveryQuery> }>(
     '/v1/deliveries',
     describe('List deliveries by state', { querystring: DeliveryQuery, response: { 200: pageOf(DeliveryAnswer) } }),
-    async ({ principal, query }) => {
+    async ({ principal, query, call }) => {
       const { state, endpoint: endpointId = null } = query
       const tenantId = askedTenant(principal, query.tenant)
+      if (call !== null) call.tenant = tenantId
       return page(query, (after, limit) => deliveries.list({ tenantId, endpointId, state, after, limit }), showDelivery)
     },
   )
@@ -25,8 +26,9 @@ export function deliveryRoutes(app: FastifyInstance, { deliveries }: Relay): voi
   app.get<{ Params: { delivery: string } }>(
     '/v1/deliveries/:delivery',
     describe('Read a delivery, its attempts and what was answered', { response: { 200: DeliveryAnswer } }),
-    async ({ principal, params }) => {
+    async ({ principal, params, call }) => {
       const delivery = await deliveries.get(readableTenant(principal), params.delivery)
+      if (call !== null) call.tenant = delivery.tenantId
       const answered = await deliveries.answered(delivery)
       return { ...showDelivery(delivery), attempts: answered.attempts.map(showAnswered) }
     },

@@ -40,7 +40,9 @@ const Attempt = Type.Object({
       { description: 'Absent where the answer had no body.' },
     ),
   ),
-  leaf_index: Type.Integer({ description: 'Where in the log the statement of the attempt stands.' }),
+  leaf_index: Type.Integer({
+    description: 'Where in the log its statement stands; `/v1/statements/{leaf_index}/receipt` is its receipt.',
+  }),
 })
 
 export const DeliveryAnswer = Type.Object({
@@ -89,7 +91,7 @@ export const ReplayWish = Type.Object(
 )
 export const ReplayCount = Type.Object({
   deliveries: Type.Integer({ description: 'That would be made again.' }),
-  skipped: Type.Integer({ description: 'That would not, because their message is kept no longer.' }),
+  skipped: Type.Integer({ description: 'That would not, because their payload is kept no longer.' }),
 })
 export const ReplayAnswer = Type.Object({
   id: id('rpl', 'The replay'),
@@ -102,7 +104,7 @@ export const ReplayAnswer = Type.Object({
   state: Type.String({ description: 'running, finished or cancelled.' }),
   found: Type.Integer({ description: 'When it was asked for.' }),
   replayed: Type.Integer(),
-  skipped: Type.Integer({ description: 'Of which the message is kept no longer.' }),
+  skipped: Type.Integer({ description: 'Of which the payload is kept no longer.' }),
   requested_at: instant,
   finished_at: Type.Optional(instant),
 })

@@ -13,8 +13,9 @@ export function replayRoutes(app: FastifyInstance, { deliveries, replays }: Rela
   app.post<{ Params: { delivery: string } }>(
     '/v1/deliveries/:delivery/redeliver',
     describe('Make one delivery again', { response: { 202: RedeliveryAnswer } }),
-    async ({ principal, params }, reply) => {
+    async ({ principal, params, call }, reply) => {
       const delivery = await deliveries.get(readableTenant(principal), params.delivery)
+      if (call !== null) call.tenant = delivery.tenantId
       reply.code(202)
       return { id: await replays.redeliver(principal.actor, delivery) }
     },

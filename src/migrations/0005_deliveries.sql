@@ -70,7 +70,9 @@ create table settled_deliveries (
   endpoint_id text collate "C" not null,
   state       text not null check (state in ('delivered', 'abandoned')),
   attempts    jsonb not null,
-  replay      text collate "C"
+  replay      text collate "C",
+  abandoned_leaf bigint,                          -- of the statement that it was given up
+  check ((state = 'abandoned') = (abandoned_leaf is not null))
 );
 create index settled_deliveries_by_message on settled_deliveries (message_id);
 create index settled_deliveries_by_endpoint on settled_deliveries (endpoint_id, state, id);
