@@ -89,6 +89,7 @@ export const ReplayWish = Type.Object(
   },
   { additionalProperties: false },
 )
+/** What a dry run answers. */
 export const ReplayCount = Type.Object({
   deliveries: Type.Integer({ description: 'That would be made again.' }),
   skipped: Type.Integer({ description: 'That would not, because their payload is kept no longer.' }),

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import type { Static } from 'typebox'
+import { type Static, Type } from 'typebox'
 import type { Replay } from '../delivery/replay-store.ts'
 import { RelayError } from '../errors.ts'
 import type { Relay } from '../relay.ts'
@@ -25,16 +25,15 @@ export function replayRoutes(app: FastifyInstance, { deliveries, replays }: Rela
     '/v1/tenants/:tenant/replays',
     describe('Make the deliveries of an endpoint in a range of time again', {
       body: ReplayWish,
-      response: { 200: ReplayCount, 202: ReplayAnswer },
+      response: { 200: Type.Union([ReplayAnswer, ReplayCount]) },
     }),
-    async ({ principal, params: { tenant }, body }, reply) => {
+    async ({ principal, params: { tenant }, body }) => {
       permitTenant(principal, tenant, ['tenant'])
       const range = {
         ...{ tenantId: tenant, endpointId: body.endpoint, sourceId: body.source ?? null },
         ...{ from: parseTime('from', body.from), to: parseTime('to', body.to), outcome: body.outcome ?? 'abandoned' },
       } as const
       if (body.dry_run === true) return replays.count(range)
-      reply.code(202)
       return showReplay(await replays.request(principal.actor, range, body.rate ?? 50))
     },
   )

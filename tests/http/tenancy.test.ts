@@ -2,7 +2,7 @@
  * Who may do what, as one table, walked twice: by each role in its own tenant, and by strangers in somebody else's. To
  * a stranger, what exists and what never existed answer alike, down to the headers.
  */
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { Receiver } from '../support/receiver.ts'
 import { adminKey, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -311,9 +311,13 @@ async function makeReplay({ tenant, endpoint }: Pick<Names, 'tenant' | 'endpoint
 
 /** The one delivery of a message, once it is made. */
 async function deliveryOf(message: string): Promise<string> {
-  const read = () => relay.call<{ data: { id: string; state: string }[] }>('GET', `/v1/messages/${message}/deliveries`)
-  await expect.poll(async () => (await read()).body.data).toMatchObject([{ state: 'delivered' }])
-  return (await read()).body.data[0]?.id ?? ''
+  return vi.waitFor(async () => {
+    const path = `/v1/messages/${message}/deliveries`
+    const { body } = await relay.call<{ data: { id: string; state: string }[] }>('GET', path)
+    const [delivery] = body.data
+    if (delivery?.state !== 'delivered') throw new Error(`${message} is not delivered yet`)
+    return delivery.id
+  })
 }
 
 const makeKey = (tenant: string, wish: object) =>
