@@ -38,6 +38,18 @@ describe('a post', () => {
     expect(seen[3]).toBe('{"a":1}')
   })
 
+  it('tells how long each part took, and of connecting only where that was needed', async () => {
+    const { url } = await receiver(answering(200, {}, Buffer.from('ok')))
+    const outbound = client()
+    const ms = expect.any(Number)
+    const first = await outbound.post(url, {}, body)
+    expect(first.phases).toEqual({ connectMs: ms, firstByteMs: ms, bodyMs: ms })
+    await new Promise((resolve) => setTimeout(resolve, 20)) // undici rests a socket for one turn of the event loop
+    const second = await outbound.post(url, {}, body)
+    expect(second.phases).toEqual({ firstByteMs: ms, bodyMs: ms })
+    expect(second.answer).toMatchObject({ status: 200, bytes: 2, complete: true, head: Buffer.from('ok') })
+  })
+
   it('rejects a header that could end its line', async () => {
     const { url, requests } = await receiver()
     await expect(client().post(url, { a: 'b\r\nc: d' }, body)).rejects.toThrow()

@@ -186,7 +186,7 @@ test('to a stranger, what is another tenant’s and what never was answer alike'
 test('no answer to a stranger holds an id, a name, a URL or a word of the payload', async () => {
   const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
   const deliveries = body.data.map(({ id }) => id)
-  expect(deliveries).toHaveLength(1)
+  expect(deliveries).toContain(acme.names.delivery)
   const { path: _, kid: __, index: ___, ...ids } = acme.names
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
