@@ -49,6 +49,7 @@ export const errorTable = {
   export_unfinished: [409, 'The export is not finished, or has failed. Its state says which.'],
   range_unsatisfiable: [416, 'The file has no bytes in the range asked for.'],
   endpoint_changed: [409, 'The endpoint was changed at the same time. Read it again and repeat the change.'],
+  delivery_not_replayable: [409, 'This delivery cannot be made again.'],
 
   // The relay itself
   overloaded: [503, 'The relay has more work than it can hold. Try again after the time in Retry-After.'],

@@ -2,11 +2,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
+import { Deliveries } from './delivery/deliveries.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { FailureWatch } from './delivery/failure.ts'
-import { EgressGuard } from './delivery/guard.ts'
+import { EgressGuard, type ResolveHost } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
 import { Reconciler } from './delivery/reconciler.ts'
+import { ReplayRun } from './delivery/replay-run.ts'
+import { Replays } from './delivery/replays.ts'
 import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
 import { Upkeep } from './delivery/upkeep.ts'
@@ -106,6 +109,8 @@ export type RelayOptions = Pick<
     readonly upkeepMs?: number
     /** How keys live (keys/policy.json). */
     readonly policy: KeyPolicy
+    /** How names of hosts are resolved; default: by the system. */
+    readonly resolve?: ResolveHost
     /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
     readonly keyTickMs?: number
   }
@@ -140,6 +145,8 @@ export class Relay {
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly exports: Exports
+  readonly deliveries: Deliveries
+  readonly replays: Replays
   readonly sequencer: Sequencer
   readonly calls: Calls
   readonly audit: AuditLog
@@ -151,6 +158,7 @@ export class Relay {
   readonly archive: Archive
   readonly policy: KeyPolicy
   readonly witnesses: Witnesses
+  readonly #replayRun: ReplayRun
   readonly #abandonment: Abandonment
   readonly #adapters: Adapters
   readonly #heads: TenantHeads
@@ -184,6 +192,9 @@ export class Relay {
     this.exports = parts.exports
     this.#heads = parts.heads
     this.#exporter = parts.exporter
+    this.deliveries = parts.deliveries
+    this.replays = parts.replays
+    this.#replayRun = parts.replayRun
     this.sequencer = parts.sequencer
     this.calls = parts.calls
     this.audit = parts.audit
@@ -215,6 +226,7 @@ export class Relay {
     this.#exporter.start()
     this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
     this.upkeep.start()
+    this.#replayRun.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
@@ -381,6 +393,7 @@ export class Relay {
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
     await this.#exporter.stop()
     await this.upkeep.stop()
+    await this.#replayRun.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -482,6 +495,9 @@ interface RelayParts {
   exports: Exports
   heads: TenantHeads
   exporter: ExportWorker
+  deliveries: Deliveries
+  replays: Replays
+  replayRun: ReplayRun
   append: ReturnType<typeof appending>
   sequencer: Sequencer
   calls: Calls
@@ -553,7 +569,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
   const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
-  const guard = new EgressGuard({ allow: options.egressAllow })
+  const guard = new EgressGuard({ allow: options.egressAllow, resolve: options.resolve })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
@@ -576,6 +592,11 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const exports = new Exports({
     ...{ database, sequencer, dataKeys, objectStore, clock, ids, issuer },
     onRequested: () => exporter.wake(),
+  })
+  const deliveries = new Deliveries({ database, dataKeys })
+  const replays = new Replays({ database, acts, endpoints, clock, ids })
+  const replayRun = new ReplayRun({
+    ...{ database, sequencer, replays, clock, ids, issuer, logger, pollMs: options.pollMs ?? 1000 },
   })
   const { health } = worker
   const pauseAfterMs = options.pauseAfterDays * 86_400_000
@@ -605,6 +626,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
     ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment, upkeep },
+    ...{ deliveries, replays, replayRun },
   }
 }
 

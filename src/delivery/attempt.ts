@@ -9,7 +9,7 @@ import type { Endpoint } from '../tenant/records.ts'
 import { healthEventOf } from './breaker.ts'
 import { loadFreight } from './cargo.ts'
 import type { Claims } from './claims.ts'
-import type { OutboundClient, Outcome } from './client.ts'
+import type { Observed, OutboundClient, Outcome } from './client.ts'
 import type { ClaimedDelivery } from './delivery.ts'
 import type { EndpointHealth } from './health.ts'
 import type { Strain } from './lanes.ts'
@@ -94,8 +94,12 @@ export class Attempts {
     const number = delivery.attempts + 1
     const at = clock.now()
     const freight = cargo ?? (await loadFreight(this.#parts, delivery))
-    const { messageId } = delivery
-    const { headers, kid } = await forwardedRequest(keyring, { ...freight, endpoint }, { messageId, number, at })
+    const { messageId, replay } = delivery
+    const { headers, kid } = await forwardedRequest(
+      keyring,
+      { ...freight, endpoint },
+      { messageId, number, at, replay },
+    )
     const { options, secrets, url } = endpoint
     const outcome = await client.post(url, headers, freight.payload, { timeoutMs: options.timeoutMs, tls: secrets.tls })
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') {
@@ -113,7 +117,7 @@ export class Attempts {
   async #conclude(
     delivery: ClaimedDelivery,
     endpoint: Endpoint,
-    { number, at, outcome, kid }: { number: number; at: Date; outcome: Outcome; kid: string },
+    { number, at, outcome, kid }: { number: number; at: Date; outcome: Observed; kid: string },
   ): Promise<void> {
     const { clock, random, recorder, observer, logger } = this.#parts
     const plan = { attempt: number, now: clock.now(), schedule: this.#scheduleOf(endpoint), random }
@@ -122,7 +126,8 @@ export class Attempts {
     observer.attempted(outcome.kind === 'unreachable' ? outcome.reason : outcome.kind, outcome.durationMs / 1000)
     const { id, tenantId, messageId, endpointId } = delivery
     const ids = { delivery: id, tenant: tenantId, message: messageId, endpoint: endpointId }
-    logger.debug({ ...ids, attempt: number, outcome, next }, 'delivery.attempted')
+    const { answer, ...seen } = outcome // what receivers say is the tenant's
+    logger.debug({ ...ids, attempt: number, outcome: seen, response_bytes: answer?.bytes, next }, 'delivery.attempted')
     if (outcome.kind === 'delivered' || next !== undefined) return
     await this.#recordAbandoned(delivery, number, isGone(outcome) ? 'gone' : 'schedule_exhausted')
   }

@@ -9,11 +9,12 @@ export interface ClaimedRow {
   endpointId: string
   orderKey: string | null
   attempts: number
+  replay: string | null
 }
 
 const claimedColumns = `
   id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId", order_key as "orderKey",
-  jsonb_array_length(attempts) as attempts`
+  jsonb_array_length(attempts) as attempts, replay`
 
 const claimRows = `
   update deliveries set next_attempt_at = $2, claim = $3      -- the lease: an abandoned claim

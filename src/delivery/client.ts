@@ -1,8 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { Agent, buildConnector, type Dispatcher, errors } from 'undici'
+import { Agent, buildConnector, Client, type Dispatcher, errors, Pool } from 'undici'
 import { RelayError } from '../errors.ts'
 import { type Clock, systemClock } from '../ports/clock.ts'
 import type { TlsIdentity } from '../tenant/records.ts'
+import { type Answer, AnswerReader } from './answer.ts'
+import { Connecting, type ConnectPhases } from './connecting.ts'
 import { type EgressGuard, HostUnresolved } from './guard.ts'
 import { fingerprintOf, secureContextOf } from './tls-identity.ts'
 
@@ -11,6 +13,21 @@ export type Outcome =
   | { kind: 'delivered'; status: number; durationMs: number }
   | { kind: 'refused'; status: number; retryAfterMs?: number; durationMs: number }
   | { kind: 'unreachable'; reason: UnreachableReason; durationMs: number }
+
+/** An outcome, and what was seen on the way to it. */
+export type Observed = Outcome & {
+  readonly phases: Phases
+  /** Absent where no status line came. */
+  readonly answer?: Answer
+}
+
+/** How long each part of an attempt took, whole milliseconds; absent what it did not come to, or did not need. */
+export interface Phases extends ConnectPhases {
+  /** From sending the request until the status line and headers were there. */
+  readonly firstByteMs?: number
+  /** From there to the end of the body. */
+  readonly bodyMs?: number
+}
 
 /** As much as a tenant may learn. Anything finer would let them map networks through us. */
 export type UnreachableReason =
@@ -60,7 +77,7 @@ export class OutboundClient {
   readonly #limits: AttemptLimits
   readonly #agents: Agents
   readonly #targets = new Map<string, Target>()
-  readonly #inFlight = new Set<Promise<Outcome>>()
+  readonly #inFlight = new Set<Promise<Observed>>()
 
   constructor(options: OutboundOptions) {
     const { guard, timeoutMs = 15_000, maxResponseBytes = 64 * 1024, clock = systemClock } = options
@@ -79,8 +96,8 @@ export class OutboundClient {
     headers: Readonly<Record<string, string>>,
     body: Uint8Array,
     { timeoutMs = this.#limits.timeoutMs, tls = null, onData }: AttemptOptions = {},
-  ): Promise<Outcome> {
-    const outcome = new Promise<Outcome>((resolve, reject) => {
+  ): Promise<Observed> {
+    const outcome = new Promise<Observed>((resolve, reject) => {
       const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject, onData)
       try {
         const { origin, path } = this.#target(url)
@@ -165,8 +182,10 @@ class Agents {
   }
 
   #make(tls: TlsIdentity | null): Agent {
+    const connect = guardedConnector(this.#options, tls)
     return new Agent({
-      connect: guardedConnector(this.#options, tls),
+      factory: (origin, options) =>
+        new Pool(origin, { ...options, factory: (url, limits) => new TimedClient(url, limits, connect) }),
       connections: this.#options.connectionsPerOrigin ?? 64,
       pipelining: 1,
       allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
@@ -183,6 +202,34 @@ class Agents {
   }
 }
 
+type GuardedConnector = (
+  options: buildConnector.Options,
+  connecting: Connecting,
+  callback: buildConnector.Callback,
+) => void
+
+/** One socket after the other to one origin, with an eye on how each came about. */
+class TimedClient extends Client {
+  readonly #latest: { connecting: Connecting | undefined }
+
+  constructor(origin: URL, limits: object, connect: GuardedConnector) {
+    const latest: { connecting: Connecting | undefined } = { connecting: undefined }
+    const connectTimed: buildConnector.connector = (options, callback) => {
+      latest.connecting = new Connecting()
+      connect(options, latest.connecting, callback)
+    }
+    super(origin, { ...limits, connect: connectTimed })
+    this.#latest = latest
+  }
+
+  override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    // With one request at a time, a connection that is begun after this is begun for it.
+    this.#latest.connecting = undefined
+    if (handler instanceof Attempt) handler.connectsBy(this.#latest)
+    return super.dispatch(options, handler)
+  }
+}
+
 interface AttemptLimits {
   readonly timeoutMs: number
   readonly maxResponseBytes: number
@@ -192,7 +239,7 @@ interface AttemptLimits {
 /** One attempt, from dispatch to outcome. It settles once; whatever undici reports after that changes nothing. */
 class Attempt implements Dispatcher.DispatchHandler {
   readonly #limits: AttemptLimits
-  readonly #resolve: (outcome: Outcome) => void
+  readonly #resolve: (outcome: Observed) => void
   readonly #reject: (error: unknown) => void
   readonly #onData: ((chunk: Uint8Array) => void) | undefined
   readonly #startedMs = performance.now()
@@ -200,13 +247,16 @@ class Attempt implements Dispatcher.DispatchHandler {
   #controller: Dispatcher.DispatchController | undefined
   #settled = false
   #interims = 0
+  #connection: { readonly connecting: Connecting | undefined } | undefined
+  #sentMs: number | undefined
+  #answeredMs: number | undefined
+  #answer: AnswerReader | undefined
   #status = 0
   #retryAfterMs: number | undefined
-  #bodyBytes = 0
 
   constructor(
     limits: AttemptLimits,
-    resolve: (outcome: Outcome) => void,
+    resolve: (outcome: Observed) => void,
     reject: (error: unknown) => void,
     onData: ((chunk: Uint8Array) => void) | undefined,
   ) {
@@ -221,10 +271,15 @@ class Attempt implements Dispatcher.DispatchHandler {
     attempt.#giveUp('timeout')
   }
 
+  connectsBy(connection: { readonly connecting: Connecting | undefined }): void {
+    this.#connection = connection
+  }
+
   onRequestStart(controller: Dispatcher.DispatchController): void {
     // The deadline passed while the request waited for a socket. Thrown here, nothing is sent and the socket lives on.
     if (this.#settled) throw new errors.RequestAbortedError()
     this.#controller = controller
+    this.#sentMs = performance.now()
   }
 
   onResponseStart(_: Dispatcher.DispatchController, status: number, headers: Record<string, unknown>): void {
@@ -233,12 +288,14 @@ class Attempt implements Dispatcher.DispatchHandler {
       return
     }
     this.#status = status
+    this.#answeredMs = performance.now()
+    this.#answer = new AnswerReader(status, this.#limits.maxResponseBytes)
     this.#retryAfterMs = parseRetryAfter(headers['retry-after'], this.#limits.clock)
   }
 
   onResponseData(_: Dispatcher.DispatchController, chunk: Uint8Array): void {
-    this.#bodyBytes += chunk.byteLength
-    if (this.#bodyBytes > this.#limits.maxResponseBytes) this.#giveUp('too_large')
+    if (this.#settled) return
+    if (this.#answer?.take(chunk) === false) this.#giveUp('too_large')
     else this.#onData?.(chunk)
   }
 
@@ -269,14 +326,24 @@ class Attempt implements Dispatcher.DispatchHandler {
     clearTimeout(this.#deadline)
     const status = this.#status
     const durationMs = Math.round(performance.now() - this.#startedMs)
+    const answer = this.#answer?.finish(cutShort === undefined)
+    const seen = { durationMs, phases: this.#phases(), ...(answer !== undefined && { answer }) }
     if (status >= 300) {
       const retryAfter = this.#retryAfterMs === undefined ? {} : { retryAfterMs: this.#retryAfterMs }
-      this.#resolve({ kind: 'refused', status, ...retryAfter, durationMs })
+      this.#resolve({ kind: 'refused', status, ...retryAfter, ...seen })
     } else if (cutShort !== undefined) {
-      this.#resolve({ kind: 'unreachable', reason: cutShort, durationMs })
+      this.#resolve({ kind: 'unreachable', reason: cutShort, ...seen })
     } else {
-      this.#resolve({ kind: 'delivered', status, durationMs })
+      this.#resolve({ kind: 'delivered', status, ...seen })
     }
+  }
+
+  #phases(): Phases {
+    const connected = this.#connection?.connecting?.phases()
+    const [sentMs, answeredMs] = [this.#sentMs, this.#answeredMs]
+    if (sentMs === undefined || answeredMs === undefined) return connected ?? {}
+    const firstByteMs = Math.round(answeredMs - sentMs)
+    return { ...connected, firstByteMs, bodyMs: Math.round(performance.now() - answeredMs) }
   }
 }
 
@@ -313,7 +380,7 @@ function reasonOf(error: unknown): UnreachableReason {
 function guardedConnector(
   { guard, connectTimeoutMs = 5000, ca = [] }: OutboundOptions,
   tls: TlsIdentity | null,
-): buildConnector.connector {
+): GuardedConnector {
   const connect = buildConnector({
     timeout: connectTimeoutMs,
     allowH2: false,
@@ -321,13 +388,14 @@ function guardedConnector(
     secureContext: secureContextOf(tls, ca),
     rejectUnauthorized: true, // said aloud, since NODE_TLS_REJECT_UNAUTHORIZED=0 would change the default
   })
-  return function connectGuarded(options, callback) {
-    connect(options, (error, socket) => {
+  return function connectGuarded(options, connecting, callback) {
+    const begun: unknown = connect(options, (error, socket) => {
       const failure = error ? connectFailure(error, options.protocol) : objectionTo(guard, socket?.remoteAddress)
       if (socket && !failure) return callback(null, socket)
       socket?.destroy()
       callback(failure ?? new ConnectFailed('connect'), null)
     })
+    connecting.watch(begun)
   }
 }
 

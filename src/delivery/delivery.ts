@@ -9,6 +9,8 @@ export interface ClaimedDelivery {
   readonly endpointId: string
   /** Deliveries of one endpoint and key go one after the other; null: this one keeps no order. */
   readonly orderKey: string | null
+  /** What it was replayed by, and its receiver is told so; null: it is the first for its message. */
+  readonly replay: string | null
   /** Attempts made so far. */
   readonly attempts: number
   /** Names this claim, and no other: what it may still record depends on that. */
@@ -38,8 +40,32 @@ export interface AttemptRecord {
   readonly status?: number
   readonly reason?: string
   readonly duration_ms: number
+  /** Absent where nothing was sent; see `Phases` in client.ts. */
+  readonly phases?: RecordedPhases
+  /** Absent where no status line came, and where the answer had no body. */
+  readonly response?: RecordedResponse
   /** Its statement's place in the log. */
   readonly leaf_index: number
+}
+
+/** Whole milliseconds. */
+export interface RecordedPhases {
+  readonly dns_ms?: number
+  readonly connect_ms?: number
+  readonly tls_ms?: number
+  readonly first_byte_ms?: number
+  readonly body_ms?: number
+}
+
+/** What came back, as far as it was read. Its first bytes are kept where the attempt failed (answer-store.ts). */
+export interface RecordedResponse {
+  /** Only where the attempt has none of its own: the answer began, and did not end as one. */
+  readonly status?: number
+  readonly bytes: number
+  /** base64url. */
+  readonly sha256: string
+  /** Only if it was cut off: by the receiver, the deadline or the cap. */
+  readonly incomplete?: true
 }
 
 /** What statements about a delivery say of it. */

@@ -15,6 +15,8 @@ export interface AttemptFacts {
   readonly messageId: string
   readonly number: number
   readonly at: Date
+  /** What this delivery was replayed by, or null. */
+  readonly replay: string | null
 }
 
 /**
@@ -24,7 +26,7 @@ export interface AttemptFacts {
 export async function forwardedRequest(
   keyring: Keyring,
   cargo: Cargo,
-  { messageId, number, at }: AttemptFacts,
+  { messageId, number, at, replay }: AttemptFacts,
 ): Promise<ForwardedRequest> {
   const { options, secrets } = cargo.endpoint
   const { rfc9421, hmac, retiringKey } = options.signatures
@@ -44,6 +46,7 @@ export async function forwardedRequest(
     'webhook-key-id': signers.map(({ kid }) => kid).join(' '),
     'webhook-receipt': cargo.receipt,
     'webhook-attempt': String(number),
+    ...(replay !== null && { 'webhook-replay': replay }),
   }
   if (!rfc9421) return { headers, kid: active.kid }
   return { headers: { ...headers, ...(await httpSignature(keyring, cargo, headers, timestampS)) }, kid: active.kid }

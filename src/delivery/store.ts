@@ -103,8 +103,8 @@ const settleDelivered = `
     delete from deliveries d
      using unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) as done (id, claim, attempts, record)
      where d.id = done.id and d.claim = done.claim and jsonb_array_length(d.attempts) = done.attempts
-    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.attempts || done.record::jsonb)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.replay, d.attempts || done.record::jsonb)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, replay, attempts, state)
   select *, 'delivered' from delivered`
 
 const recordFailed = `
@@ -119,8 +119,8 @@ const settleAbandoned = `
     delete from deliveries d
      using unnest($1::text[], $2::bigint[]) as given_up (id, leaf_index)
      where d.id = given_up.id
-    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.attempts, given_up.leaf_index)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, abandoned_leaf, state)
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.replay, d.attempts, given_up.leaf_index)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, replay, attempts, abandoned_leaf, state)
   select *, 'abandoned' from abandoned`
 
 /** Each with the leaf of the statement that it was given up. */
@@ -128,7 +128,7 @@ export const abandonDeliveries = (tx: Transaction, rows: readonly { id: string; 
   tx.send(settleAbandoned, [textArray(rows.map((row) => row.id)), int8Array(rows.map((row) => row.leafIndex))])
 
 /** A delivery that will never be made. */
-export type HopelessDelivery = ClaimedRow
+export type HopelessDelivery = Omit<ClaimedRow, 'replay'>
 
 const selectOfErased = `
   select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
@@ -174,26 +174,82 @@ const promoteNext = `
 export const passTurns = (tx: Transaction, turns: readonly Turn[]): void =>
   tx.send(promoteNext, [textArray(turns.map((turn) => turn.endpointId)), textArray(turns.map((turn) => turn.orderKey))])
 
+export type DeliveryState = 'pending' | 'delivered' | 'abandoned'
+
 export interface DeliveryRow {
   id: string
+  tenantId: string
+  messageId: string
   endpointId: string
-  state: 'pending' | 'delivered' | 'abandoned'
+  state: DeliveryState
+  /** Null once it is settled. */
   nextAttemptAt: Date | null
+  /** What it was replayed by: a replay, or the delivery that it repeats. */
+  replay: string | null
   attempts: AttemptRecord[]
 }
 
-const selectDeliveries = `
-  select id, endpoint_id as "endpointId", 'pending' as state, next_attempt_at as "nextAttemptAt", attempts
-    from deliveries
-   where message_id = $1
+const pendingColumns = `
+  id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId", replay, attempts,
+  'pending' as state, next_attempt_at as "nextAttemptAt"`
+
+const settledColumns = `
+  id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId", replay, attempts,
+  state, null::timestamptz as "nextAttemptAt"`
+
+const selectByMessage = `
+  select ${pendingColumns} from deliveries where message_id = $1
    union all
-  select id, endpoint_id, state, null, attempts
-    from settled_deliveries
-   where message_id = $1
+  select ${settledColumns} from settled_deliveries where message_id = $1
    order by id`
 
 export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> =>
-  tx.query(selectDeliveries, [messageId])
+  tx.query(selectByMessage, [messageId])
+
+const selectOne = `
+  select ${pendingColumns} from deliveries where id = $1
+   union all
+  select ${settledColumns} from settled_deliveries where id = $1`
+
+export async function findDelivery(tx: Tx, id: string): Promise<DeliveryRow | undefined> {
+  const [row] = await tx.query<DeliveryRow>(selectOne, [id])
+  return row
+}
+
+/** Which deliveries of a tenant: of one endpoint, or of all; in pages, oldest first. */
+export interface DeliveryFilter {
+  readonly tenantId: string
+  readonly endpointId: string | null
+  readonly state: DeliveryState
+  /** The last id of the page before; empty for the first. */
+  readonly after: string
+  readonly limit: number
+}
+
+// From each endpoint one page at most, by its index, deleted ones included: what was owed to them is still told.
+const ofEndpoints = `
+  from (select id from endpoints where tenant_id = $1 and ($2::text is null or id = $2)) as endpoint`
+
+const listPending = `
+  select delivery.* ${ofEndpoints}
+   cross join lateral (select ${pendingColumns} from deliveries
+                        where endpoint_id = endpoint.id and tenant_id = $1 and id > $3
+                        order by id limit $4) as delivery
+   order by delivery.id limit $4`
+
+const listSettled = `
+  select delivery.* ${ofEndpoints}
+   cross join lateral (select ${settledColumns} from settled_deliveries
+                        where endpoint_id = endpoint.id and tenant_id = $1 and id > $3 and state = $5
+                        order by id limit $4) as delivery
+   order by delivery.id limit $4`
+
+export function listDeliveries(tx: Tx, { tenantId, endpointId, state, after, limit }: DeliveryFilter) {
+  const params = [tenantId, endpointId, after, limit]
+  return state === 'pending'
+    ? tx.query<DeliveryRow>(listPending, params)
+    : tx.query<DeliveryRow>(listSettled, [...params, state])
+}
 
 const selectLeaves = `
   with owed as (

@@ -136,7 +136,7 @@ export class DeliveryWorker {
             ordered.push({ ...delivery, nextAttemptAt: now, orderKey, position: leafIndex })
           } else if (this.#flows(endpoint) && reserve(endpoint.id, payload.length)) {
             const cargo = { ...freight, endpoint }
-            const held = { ...delivery, orderKey, attempts: 0, claim, cargo }
+            const held = { ...delivery, orderKey, replay: null, attempts: 0, claim, cargo }
             claimed.push({ delivery: held, endpoint, bytes: payload.length })
             plain.push({ ...delivery, nextAttemptAt: leaseEndsAt, claim })
           } else {

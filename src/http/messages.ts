@@ -3,7 +3,9 @@ import { parseJson } from '../message/json.ts'
 import type { StoredMessage } from '../message/store.ts'
 import type { Relay } from '../relay.ts'
 import { readableTenant } from './authenticate.ts'
-import { DeliveryAnswer, MessageAnswer, pageOf } from './schemas.ts'
+import { showDelivery } from './deliveries.ts'
+import { DeliveryAnswer } from './delivery-schemas.ts'
+import { MessageAnswer, pageOf } from './schemas.ts'
 
 /** Reading back what was accepted. */
 export function messageRoutes(app: FastifyInstance, relay: Relay): void {
@@ -45,16 +47,7 @@ export function messageRoutes(app: FastifyInstance, relay: Relay): void {
     describe('Its deliveries and their attempts', pageOf(DeliveryAnswer)),
     async (request) => {
       const message = await find(request)
-      const deliveries = await relay.deliveriesOf(message)
-      return {
-        data: deliveries.map(({ id, endpointId, state, nextAttemptAt, attempts }) => ({
-          id,
-          endpoint: endpointId,
-          state,
-          ...(nextAttemptAt !== null && { next_attempt_at: nextAttemptAt.toISOString() }),
-          attempts,
-        })),
-      }
+      return { data: (await relay.deliveriesOf(message)).map(showDelivery) }
     },
   )
 }

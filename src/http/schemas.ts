@@ -165,24 +165,6 @@ export const MessageAnswer = Type.Object({
   erased_leaf: erasedLeaf,
 })
 
-export const DeliveryAnswer = Type.Object({
-  id: id('dlv', 'The delivery'),
-  endpoint: Type.String(),
-  state: Type.String({ description: 'pending, delivered or abandoned.' }),
-  next_attempt_at: Type.Optional(instant),
-  attempts: Type.Array(
-    Type.Object({
-      number: Type.Integer(),
-      at: instant,
-      outcome: Type.String({ description: 'delivered, refused or unreachable.' }),
-      status: Type.Optional(Type.Integer()),
-      reason: Type.Optional(Type.String()),
-      duration_ms: Type.Integer(),
-      leaf_index: Type.Integer(),
-    }),
-  ),
-})
-
 export const VerifyWish = Type.Object(
   {
     receipt: Type.Optional(Type.Any({ description: 'A receipt as it was answered.' })),

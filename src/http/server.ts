@@ -11,6 +11,7 @@ import type { Relay } from '../relay.ts'
 import { auditRoutes } from './audit.ts'
 import { type Principal, permitAdmin } from './authenticate.ts'
 import { identify, recordCalls } from './calls.ts'
+import { deliveryRoutes } from './deliveries.ts'
 import { endpointRoutes } from './endpoints.ts'
 import { exportRoutes } from './exports.ts'
 import { ingestRoutes } from './ingest.ts'
@@ -21,6 +22,7 @@ import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
 import { proofRoutes } from './proofs.ts'
 import { receiptRoutes } from './receipts.ts'
+import { replayRoutes } from './replays.ts'
 import { retentionRoutes } from './retention.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { sourceRoutes } from './sources.ts'
@@ -125,6 +127,8 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     await scope.register(async (below) => sourceRoutes(below, relay, database))
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
+    deliveryRoutes(scope, relay)
+    replayRoutes(scope, relay)
     receiptRoutes(scope, relay)
     auditRoutes(scope, relay)
     exportRoutes(scope, relay)

@@ -1,5 +1,5 @@
 import type { Clock } from '../ports/clock.ts'
-import type { Tx } from '../ports/database.ts'
+import type { Transaction } from '../ports/database.ts'
 import { bind, type Effect } from '../ports/effect.ts'
 import type { Sequencer } from './sequencer.ts'
 import { type AuditEvent, state } from './statement.ts'
@@ -7,7 +7,7 @@ import { advanceConfiguration } from './store.ts'
 
 /** What an act changes. It gets the new value of `log.configuration`, which it must leave on whom it changed, and the
  *  place of its statement in the log. */
-export type Change = (tx: Tx, configuration: number, leafIndex: number) => Promise<unknown>
+export type Change = (tx: Transaction, configuration: number, leafIndex: number) => Promise<unknown>
 
 /** Acts are rare: their changes are carried out one by one, after the batch has counted itself once. */
 const changes: Effect<Change> = {

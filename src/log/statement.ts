@@ -115,6 +115,8 @@ export type AuditEvent =
       status?: number
       reason?: string
       duration_ms: number
+      /** What came back, as far as it was read; `sha256` is base64url. */
+      response?: { status?: number; bytes: number; sha256: string; incomplete?: true }
       /** The key that signed this attempt; absent where nothing was sent. */
       kid?: string
     }
@@ -156,6 +158,35 @@ export type AuditEvent =
   /** The bytes sent for, from 0, the last included. */
   | { kind: 'export.downloaded'; sub: string; tenant: string; actor: string; first_byte: number; last_byte: number }
   | { kind: 'export.deleted'; sub: string; tenant: string; actor: string }
+  /** `sub` repeats the delivery `repeats`: alone, as `actor` wished, or in the course of `replay`. */
+  | (ReplayEvent<'delivery.replayed'> & { actor?: string; replay?: string })
+  /** The payload of `sub` has expired, so `replay` went on without it. */
+  | (ReplayEvent<'delivery.skipped'> & { replay: string })
+  | {
+      kind: 'replay.requested'
+      sub: string
+      tenant: string
+      actor: string
+      endpoint: string
+      source?: string
+      /** RFC 3339: of messages accepted from `from` to before `to`. */
+      from: string
+      to: string
+      outcome: string
+      /** Deliveries a second. */
+      rate: number
+    }
+  | { kind: 'replay.cancelled'; sub: string; tenant: string; actor: string }
+  | { kind: 'replay.finished'; sub: string; tenant: string }
+
+interface ReplayEvent<Kind extends string> {
+  kind: Kind
+  sub: string
+  tenant: string
+  message: string
+  endpoint: string
+  repeats: string
+}
 
 interface Called {
   /** `req_…`, as the answer's `x-request-id` says. */

@@ -1,7 +1,7 @@
 import { randomFillSync } from 'node:crypto'
 
 /** What an identifier names, as its first letters say (DESIGN.md section 2). */
-export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url' | 'req'
+export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url' | 'req' | 'rpl'
 export type Id<P extends IdPrefix = IdPrefix> = `${P}_${string}`
 
 const crockford = '0123456789abcdefghjkmnpqrstvwxyz'
@@ -30,8 +30,7 @@ export class IdMaker {
         if (next !== 0) break
       }
     }
-    let text = ''
-    for (let rest = ms, i = 0; i < 10; i++, rest = Math.floor(rest / 32)) text = crockford[rest % 32] + text
+    let text = timeText(ms)
     for (let bits = 0, held = 0, i = 0; i < 10; i++) {
       held = (held << 8) | (this.#tail[i] ?? 0)
       bits += 8
@@ -43,6 +42,16 @@ export class IdMaker {
     }
     return `${prefix}_${text}`
   }
+}
+
+/** What is not above any identifier made at `at` or later, and above all that were made before: a bound for searches. */
+export const idsFrom = <P extends IdPrefix>(prefix: P, at: Date): Id<P> => `${prefix}_${timeText(at.getTime())}`
+
+/** The first 10 characters of a ULID. */
+function timeText(ms: number): string {
+  let text = ''
+  for (let rest = ms, i = 0; i < 10; i++, rest = Math.floor(rest / 32)) text = crockford[rest % 32] + text
+  return text
 }
 
 /** Whether `text` has the form of an identifier with this prefix. Says nothing about whether it exists. */

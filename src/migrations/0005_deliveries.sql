@@ -15,6 +15,7 @@ create table deliveries (
   order_key       text collate "C",               -- those alike go one after the other; null: in any order
   position        bigint,                         -- where order_key is not null: the leaf of the message, which is the order
   attempts        jsonb not null default '[]',
+  replay          text collate "C",               -- what it was replayed by; null: owed when its message was accepted
   check ((order_key is null) = (position is null))
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);   -- every row dies young
 -- What waits for its endpoint or its turn is not in here: a backlog of millions costs a claim nothing.
@@ -22,6 +23,7 @@ create index deliveries_due on deliveries (next_attempt_at) where waits_for is n
 create index deliveries_backlog on deliveries (endpoint_id, id) where waits_for = 'endpoint';
 create index deliveries_in_order on deliveries (endpoint_id, order_key, position, id) where order_key is not null;
 create index deliveries_by_message on deliveries (message_id);
+create index deliveries_by_endpoint on deliveries (endpoint_id, id);
 
 -- One row for each endpoint that has a backlog: deliveries that this or that process had no room for, that must not
 -- exceed a rate, that keep an order, or whose endpoint is paused or fails.
@@ -68,7 +70,40 @@ create table settled_deliveries (
   endpoint_id text collate "C" not null,
   state       text not null check (state in ('delivered', 'abandoned')),
   attempts    jsonb not null,
+  replay      text collate "C",
   abandoned_leaf bigint,                          -- of the statement that it was given up
   check ((state = 'abandoned') = (abandoned_leaf is not null))
 );
 create index settled_deliveries_by_message on settled_deliveries (message_id);
+create index settled_deliveries_by_endpoint on settled_deliveries (endpoint_id, state, id);
+
+-- How answers to attempts that failed begin: at most 4 KiB each, sealed. The digest of the whole is in `attempts`.
+create table answers (
+  leaf_index bigint primary key,                  -- of the statement of the attempt
+  tenant_id  text collate "C" not null,
+  sealed     bytea not null
+);
+alter table answers alter column sealed set storage external;   -- sealed bytes do not compress
+
+-- Replays of ranges, one row each for ever. A running one is claimed as deliveries are: by moving `next_at`, as a lease.
+create table replays (
+  id            text collate "C" primary key,
+  tenant_id     text collate "C" not null,
+  endpoint_id   text collate "C" not null,
+  source_id     text collate "C",
+  accepted_from timestamptz not null,
+  accepted_to   timestamptz not null,
+  outcome       text not null check (outcome in ('delivered', 'abandoned', 'any')),
+  rate          bigint not null check (rate > 0),
+  state         text not null default 'running' check (state in ('running', 'finished', 'cancelled')),
+  found         bigint not null,
+  replayed      bigint not null default 0,
+  skipped       bigint not null default 0,
+  cursor        text collate "C" not null default '',   -- the last delivery that was replayed or skipped
+  next_at       timestamptz not null,
+  claim         text,
+  requested_at  timestamptz not null,
+  finished_at   timestamptz,
+  check ((state = 'running') = (finished_at is null))
+);
+create index replays_due on replays (next_at) where state = 'running';

@@ -31,11 +31,23 @@ describe('a post', () => {
       })
     })
     const outcome = await client().post(`${url}/hook?a=%20b`, { 'webhook-id': 'msg_1' }, body)
-    expect(outcome).toEqual({ kind: 'delivered', status: 200, durationMs: expect.any(Number) })
+    expect(outcome).toMatchObject({ kind: 'delivered', status: 200, durationMs: expect.any(Number) })
     expect(seen[0]).toBe('POST')
     expect(seen[1]).toBe('/hook?a=%20b')
     expect(seen[2]).toMatchObject({ 'webhook-id': 'msg_1', 'content-length': '7', 'accept-encoding': 'identity' })
     expect(seen[3]).toBe('{"a":1}')
+  })
+
+  it('tells how long each part took, and of connecting only where that was needed', async () => {
+    const { url } = await receiver(answering(200, {}, Buffer.from('ok')))
+    const outbound = client()
+    const ms = expect.any(Number)
+    const first = await outbound.post(url, {}, body)
+    expect(first.phases).toEqual({ connectMs: ms, firstByteMs: ms, bodyMs: ms })
+    await new Promise((resolve) => setTimeout(resolve, 20)) // undici rests a socket for one turn of the event loop
+    const second = await outbound.post(url, {}, body)
+    expect(second.phases).toEqual({ firstByteMs: ms, bodyMs: ms })
+    expect(second.answer).toMatchObject({ status: 200, bytes: 2, complete: true, head: Buffer.from('ok') })
   })
 
   it('rejects a header that could end its line', async () => {
@@ -79,7 +91,11 @@ describe('an answer', () => {
 
   it.each([300, 304, 400, 401, 404, 410, 429, 500, 503, 599])('of %i is refused', async (status) => {
     const { url } = await receiver(answering(status))
-    expect(await client().post(url, {}, body)).toEqual({ kind: 'refused', status, durationMs: expect.any(Number) })
+    expect(await client().post(url, {}, body)).toMatchObject({
+      kind: 'refused',
+      status,
+      durationMs: expect.any(Number),
+    })
   })
 
   it.each([301, 302, 303, 307, 308])('that redirects with %i is refused and not followed', async (status) => {
