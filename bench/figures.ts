@@ -47,6 +47,12 @@ export const figureKinds = {
   receiptOfSmall: { label: 'CPU per receipt ÷ small log', unit: '×', better: 'lower' },
   receiptTimeOfSmall: { label: 'time per receipt ÷ small log', unit: '×', better: 'lower' },
   startOfSmall: { label: 'start ÷ small log', unit: '×', better: 'lower' },
+  claimedPerS: { label: 'claimed when due', unit: '/s', better: 'higher' },
+  drainedPerS: { label: 'drained from backlogs', unit: '/s', better: 'higher' },
+  claimOfSmall: { label: 'time per claim ÷ small queue', unit: '×', better: 'lower' },
+  drainOfSmall: { label: 'time per drain ÷ small queue', unit: '×', better: 'lower' },
+  healthyP99Ms: { label: 'healthy endpoints p99', unit: 'ms', better: 'lower' },
+  healthyOfAlone: { label: 'their p99 ÷ without the two', unit: '×', better: 'lower' },
   memoryGrowth: { label: 'memory, last ÷ third minute', unit: '×', better: 'lower' },
   startMs: { label: 'from start to ready', unit: 'ms', better: 'lower' },
   firstAcceptMs: { label: 'first accept after that', unit: 'ms', better: 'lower' },
@@ -105,6 +111,9 @@ export const bars: readonly Bar[] = [
   { scenario: 'large-log', figure: 'receiptOfSmall', bar: { atMost: 1.2 } },
   { scenario: 'large-log', figure: 'receiptTimeOfSmall', bar: { atMost: 1.2 } },
   { scenario: 'large-log', figure: 'startOfSmall', bar: { atMost: 1.2 } },
+  { scenario: 'pending-deliveries', figure: 'claimOfSmall', bar: { atMost: 1.5 } },
+  { scenario: 'pending-deliveries', figure: 'drainOfSmall', bar: { atMost: 1.5 } },
+  { scenario: 'head-of-line', figure: 'healthyOfAlone', bar: { atMost: 1.2 } },
   { scenario: 'soak', figure: 'memoryGrowth', bar: { atMost: 1.1 } },
 ]
 

@@ -17,6 +17,8 @@ export interface Posting {
   /** One or several relays, which take turns. */
   readonly urls: readonly string[]
   readonly headers: Readonly<Record<string, string>>
+  /** API keys, one for each URL, where they are not all the same one in `headers`. */
+  readonly keys?: readonly string[]
   readonly payload: PayloadKind
   readonly firstPost: number
   readonly seconds: number
@@ -77,7 +79,10 @@ const questions = {
       (url) => new Pool(new URL(url).origin, { connections: posting.connections, pipelining: 1 }),
     )
     const paths = posting.urls.map((url) => new URL(url).pathname)
-    const headers = { ...posting.headers }
+    const headers = posting.urls.map((_, n) => ({
+      ...posting.headers,
+      ...(posting.keys && { authorization: `Bearer ${posting.keys[n]}` }),
+    }))
     const total = Math.round(rate * posting.seconds)
     const beganMs = clockMs()
     const answers: Promise<void>[] = []
@@ -87,7 +92,7 @@ const questions = {
         const turn = answers.length % pools.length
         const post = notes.start(beganMs + (answers.length * 1000) / rate)
         const body = Buffer.from(payload(post))
-        const request = { path: paths[turn] ?? '/', method: 'POST', headers, body } as const
+        const request = { path: paths[turn] ?? '/', method: 'POST', headers: headers[turn] ?? {}, body } as const
         answers.push(dispatch(pools[turn] as Pool, request, (status, text) => notes.answer(post, status, text)))
       }
       await delay(1)

@@ -5,10 +5,12 @@ import type { ForwarderQuestions } from './baseline-forwarder.ts'
 import { measureSignatures } from './baseline-signatures.ts'
 import { cpuUsOfFamily } from './cpu.ts'
 import type { Figures } from './figures.ts'
+import { measureHeadOfLine } from './head-of-line.ts'
 import { measureLargeLog } from './large-log.ts'
 import { clockMs } from './ledger.ts'
 import { type Cast, type MessageLoad, measureMessages, type Pace } from './message-load.ts'
 import { payloadMaker } from './payloads.ts'
+import { measurePendingDeliveries } from './pending-deliveries.ts'
 import { readCounters } from './postgres-counters.ts'
 import { RelayProcess } from './relay-process.ts'
 import { measureRequests, postForReading } from './request-load.ts'
@@ -55,6 +57,14 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   tile: reads('read a full tile', '/log/tile/0/000', ''),
   entries: reads('read a full bundle of entries', '/log/tile/entries/000', ''),
   'large-log': { title: 'a log of 10 million leaves beside one of 10 thousand', measure: measureLargeLog },
+  'pending-deliveries': {
+    title: '10 million pending deliveries beside 10 thousand',
+    measure: measurePendingDeliveries,
+  },
+  'head-of-line': {
+    title: '1 dead and 1 slow endpoint among 50, 1,000 a second',
+    measure: measureHeadOfLine,
+  },
   soak: {
     title: 'end to end, 1,000 a second, for minutes instead of seconds',
     long: true,

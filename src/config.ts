@@ -53,9 +53,11 @@ export interface Config {
   maxQueue: number
   /** `DELIVERY_CONCURRENCY`: attempts in flight in this process, default 256. */
   deliveryConcurrency: number
-  /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20,
-   *  since an attempt may take 15. */
+  /** `DELIVERY_LEASE_S`: seconds after which deliveries of a process that died are taken over, default 60; at least 20.
+   *  A process that lives renews what it holds, so attempts may take longer. */
   deliveryLeaseS: number
+  /** `PAUSE_AFTER_DAYS`: an endpoint that has failed for so long without a success is paused, default 5. */
+  pauseAfterDays: number
   /** `WITNESSES`: who is asked to cosign each published checkpoint, as `<vkey> <url>`, separated by commas or line ends;
    *  the URL is what comes before `/add-checkpoint`: http or https, to any address, private ones too, or to a name with
    *  a domain. Default: nobody. */
@@ -130,6 +132,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     maxQueue: wholeNumber(env, 'MAX_QUEUE', 5000, 1, 1_000_000),
     deliveryConcurrency: wholeNumber(env, 'DELIVERY_CONCURRENCY', 256, 1, 10_000),
     deliveryLeaseS: wholeNumber(env, 'DELIVERY_LEASE_S', 60, 20, 3600),
+    pauseAfterDays: wholeNumber(env, 'PAUSE_AFTER_DAYS', 5, 1, 365),
     witnesses,
     witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),

@@ -108,6 +108,7 @@ export async function openRelay(
   metrics.watch({
     queueDepth: () => relay.sequencer.depth,
     deliveries: () => relay.worker.depth,
+    endpointsFailing: () => relay.worker.health.failing().length,
     unopenedKeys: () => relay.keyring.unopened,
     keyTicksFailed: () => relay.keyTicksFailed,
     oldestPendingS: async () => {

@@ -2,12 +2,15 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Config } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
+import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
+import { Reconciler } from './delivery/reconciler.ts'
 import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
+import { Upkeep } from './delivery/upkeep.ts'
 import { openWitnessPoster } from './delivery/witness-poster.ts'
-import { DeliveryWorker } from './delivery/worker.ts'
+import { DeliveryWorker, hostConcurrency } from './delivery/worker.ts'
 import { OperatorError, RelayError } from './errors.ts'
 import { DataKeys } from './keyring/data-keys.ts'
 import { describeKey, jwksOf, type PublishedJwk } from './keyring/jwks.ts'
@@ -71,11 +74,20 @@ export interface Adapters {
 
 export type RelayOptions = Pick<
   Config,
-  'publicUrl' | 'port' | 'egressAllow' | 'retrySchedule' | 'maxQueue' | 'deliveryConcurrency' | 'deliveryLeaseS'
+  | 'publicUrl'
+  | 'port'
+  | 'egressAllow'
+  | 'retrySchedule'
+  | 'maxQueue'
+  | 'deliveryConcurrency'
+  | 'deliveryLeaseS'
+  | 'pauseAfterDays'
 > &
   Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
+    /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
+    readonly upkeepMs?: number
     /** How keys live (keys/policy.json). */
     readonly policy: KeyPolicy
     /** How often the keys are looked after, milliseconds; 0 leaves that to the caller (tests). */
@@ -110,6 +122,7 @@ export class Relay {
   readonly notices: Notices
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
+  readonly upkeep: Upkeep
   readonly rotation: KeyRotation
   readonly policy: KeyPolicy
   readonly witnesses: Witnesses
@@ -142,6 +155,7 @@ export class Relay {
     this.notices = parts.notices
     this.sequencer = parts.sequencer
     this.worker = parts.worker
+    this.upkeep = parts.upkeep
     this.rotation = parts.rotation
     this.policy = parts.policy
     this.witnesses = parts.witnesses
@@ -162,7 +176,8 @@ export class Relay {
   }
 
   start(): void {
-    this.worker.start()
+    this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
+    this.upkeep.start()
     if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
   }
 
@@ -322,6 +337,7 @@ export class Relay {
     this.#stopping.abort()
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
+    await this.upkeep.stop()
     await this.worker.stop(graceMs)
     await this.sequencer.close()
     await this.#publisher.stop()
@@ -403,6 +419,7 @@ interface RelayParts {
   append: ReturnType<typeof appending>
   sequencer: Sequencer
   worker: DeliveryWorker
+  upkeep: Upkeep
   rotation: KeyRotation
   policy: KeyPolicy
   witnesses: Witnesses
@@ -457,7 +474,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
   const worker = new DeliveryWorker({
     ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
-    client: new OutboundClient({ guard, clock }),
+    client: new OutboundClient({ guard, clock, connectionsPerOrigin: hostConcurrency }),
     schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
@@ -465,6 +482,13 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const { health } = worker
+  const pauseAfterMs = options.pauseAfterDays * 86_400_000
+  const failures = new FailureWatch({
+    ...{ health, endpoints, directory, notices, sequencer, clock, issuer, logger, pauseAfterMs },
+  })
+  const reconciler = new Reconciler({ database, clock, logger, observer })
+  const upkeep = new Upkeep({ failures, reconciler, health, clock, logger, everyMs: options.upkeepMs ?? 10_000 })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -472,8 +496,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
-    ...{ rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids, maxQueue },
-    keyTickMs,
+    ...{ upkeep, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids },
+    ...{ maxQueue, keyTickMs },
   }
 }
 

@@ -7,6 +7,7 @@
  * read back). Connections are pipelined: statements issued without waiting for each other share a round trip.
  */
 
+import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import type { BaseLogger } from 'pino'
 import { OperatorError } from '../errors.ts'
@@ -15,6 +16,7 @@ import {
   CommitUnknown,
   type Database,
   DatabaseUnavailable,
+  type Listening,
   type Param,
   type Transaction,
   type Tx,
@@ -46,12 +48,15 @@ export function openDatabase(options: DatabaseOptions): Database {
 const connectTimeoutMs = 5_000
 const statementTimeoutMs = 30_000
 const idleConnectionMs = 300_000
+const listenAgainMs = 1_000
 const maxTexts = 1_000
 const applicationName = 'countersign'
 const begin = 'begin isolation level read committed'
 
 class PostgresDatabase implements Database {
+  readonly #connection: Connection
   readonly #pool: pg.Pool
+  readonly #listening = new Set<Listening>()
   readonly #logger: DatabaseOptions['logger']
   readonly #names = new Map<string, string>()
   readonly #unfit = new WeakSet<pg.ClientBase>() // connections that must not be used again
@@ -60,6 +65,7 @@ class PostgresDatabase implements Database {
 
   constructor({ connection, poolSize, logger }: DatabaseOptions) {
     this.#logger = logger
+    this.#connection = connection
     this.#pool = new pg.Pool({
       ...connection,
       max: poolSize,
@@ -156,8 +162,47 @@ class PostgresDatabase implements Database {
     })
   }
 
+  listen(channel: string, onNotice: () => void): Listening {
+    if (!/^[a-z_]{1,63}$/.test(channel)) throw new TypeError(`${channel} is no channel`)
+    let ended = false
+    let session: pg.Client | undefined
+    const hear = async () => {
+      while (!ended) {
+        const client = new pg.Client({ ...this.#connection, application_name: applicationName, keepAlive: true })
+        const over = new Promise<void>((resolve) => client.once('end', resolve))
+        client.on('error', () => {}) // followed by 'end'
+        client.on('notification', onNotice)
+        try {
+          await client.connect()
+          session = client
+          await client.query(`listen ${channel}`)
+          onNotice()
+          await over
+        } catch {
+          client.end().catch(() => {})
+        }
+        session = undefined
+        if (!ended) await delay(listenAgainMs, undefined, { signal: stopping.signal }).catch(() => {})
+      }
+    }
+    const stopping = new AbortController()
+    const hearing = hear()
+    const listening = {
+      close: async () => {
+        ended = true
+        stopping.abort()
+        await session?.end().catch(() => {})
+        await hearing
+        this.#listening.delete(listening)
+      },
+    }
+    this.#listening.add(listening)
+    return listening
+  }
+
   close(): Promise<void> {
-    this.#closing ??= this.#pool.end()
+    const all = () => Promise.all([this.#pool.end(), ...[...this.#listening].map((listening) => listening.close())])
+    this.#closing ??= all().then(() => {})
     return this.#closing
   }
 

@@ -9,6 +9,8 @@ export interface Gauges {
   unopenedKeys(): number
   /** How often in a row the keys could not be looked after. */
   keyTicksFailed(): number
+  /** As far as this process knows. */
+  endpointsFailing(): number
   /** Seconds that the oldest pending delivery is overdue; 0 if none is. */
   oldestPendingS(): Promise<number>
 }
@@ -54,6 +56,15 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
   const attempts = counter('delivery_attempts_total', 'Attempts, by outcome', 'outcome')
   const attempt = histogram('delivery_attempt_seconds', 'Seconds of one attempt', attemptSeconds)
   const abandoned = counter('deliveries_abandoned_total', 'Deliveries given up on')
+  const missing = counter(
+    'deliveries_missing_total',
+    'Deliveries owed that the reconciler did not find; 0 while all is well',
+  )
+  const repaired = counter(
+    'deliveries_repaired_total',
+    'Backlogs and orders that waited for nothing; 0 while all is well',
+  )
+  const lag = gauge('reconciler_lag_seconds', 'Age of the oldest batch that the reconciler has not looked at')
 
   const observer: Observer = {
     accepted(bytes) {
@@ -73,11 +84,17 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
       attempt.observe(took)
     },
     abandoned: () => abandoned.inc(),
+    reconciled(found) {
+      missing.inc(found.missing)
+      repaired.inc(found.repaired)
+      lag.set(found.lagS)
+    },
   }
   const watch = (gauges: Gauges) => {
     gauge('queue_depth', 'Statements waiting for a batch', () => gauges.queueDepth())
     gauge('deliveries_queued', 'Deliveries waiting in memory', () => gauges.deliveries().queued)
     gauge('deliveries_in_flight', 'Attempts in flight', () => gauges.deliveries().inFlight)
+    gauge('endpoints_failing', 'Endpoints without a success since their last failure', () => gauges.endpointsFailing())
     gauge('oldest_pending_seconds', 'Seconds that the oldest pending delivery is overdue', () =>
       gauges.oldestPendingS(),
     )

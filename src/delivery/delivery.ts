@@ -1,17 +1,19 @@
 import type { Id } from '../message/id.ts'
 import type { Endpoint } from '../tenant/records.ts'
 
-/** One message owed to one endpoint, claimed by this process and so with everything in hand to attempt it. */
+/** One message owed to one endpoint, claimed by this process. */
 export interface ClaimedDelivery {
   readonly id: Id<'dlv'>
   readonly tenantId: string
   readonly messageId: string
   readonly endpointId: string
+  /** Deliveries of one endpoint and key go one after the other; null: this one keeps no order. */
+  readonly orderKey: string | null
   /** Attempts made so far. */
   readonly attempts: number
-  /** Until then no other process claims it. */
-  readonly leaseEndsAt: Date
-  /** What to send, and where. Undefined where the claim came from the database and has yet to look it up. */
+  /** Names this claim, and no other: what it may still record depends on that. */
+  readonly claim: string
+  /** What to send. Undefined where the claim came from the database and has yet to look it up. */
   readonly cargo: Cargo | undefined
 }
 
@@ -39,3 +41,11 @@ export interface AttemptRecord {
   /** Its statement's place in the log. */
   readonly leaf_index: number
 }
+
+/** What statements about a delivery say of it. */
+export const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => ({
+  sub: id,
+  tenant: tenantId,
+  message: messageId,
+  endpoint: endpointId,
+})

@@ -26,6 +26,7 @@ import {
   type TlsIdentity,
 } from '../tenant/records.ts'
 import { touchTenant } from '../tenant/store.ts'
+import { wakeBacklog } from './claim-store.ts'
 import { changeHeaders } from './custom-headers.ts'
 import { checkOptions, describeOptions, refusing } from './endpoint-options.ts'
 import type { EgressGuard } from './guard.ts'
@@ -157,6 +158,7 @@ export class Endpoints {
     await this.#acts.perform({ kind: 'endpoint.deleted', ...subjectOf(endpoint, actor) }, async (tx, configuration) => {
       await deleteEndpoint(tx, tenantId, id, this.#clock.now())
       await touchTenant(tx, tenantId, configuration)
+      await wakeBacklog(tx, id, this.#clock.now())
     })
   }
 
@@ -193,6 +195,7 @@ export class Endpoints {
       // The statement says what the endpoint is from now on, so a change in between must keep it out of the log.
       if (!(await updateEndpoint(tx, endpoint, dataKey))) throw new RelayError('endpoint_changed')
       await touchTenant(tx, endpoint.tenantId, configuration)
+      await wakeBacklog(tx, endpoint.id, this.#clock.now()) // it may be let through faster now
     })
   }
 
@@ -200,6 +203,7 @@ export class Endpoints {
     await this.#acts.perform(event, async (tx, configuration) => {
       await pauseEndpoint(tx, endpoint)
       await touchTenant(tx, endpoint.tenantId, configuration)
+      await wakeBacklog(tx, endpoint.id, this.#clock.now())
     })
     return endpoint
   }

@@ -7,15 +7,27 @@ export interface NewDelivery {
   messageId: string
   endpointId: string
   nextAttemptAt: Date
-  /** The process that attempts it, or null to leave it to whoever claims it. */
+  /** The process that attempts it; null if it goes into its endpoint's backlog. */
   claim: string | null
 }
 
-const insertRows = `
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])`
+/** How many deliveries the messages of a batch are owed: the reconciler looks for as many. */
+export interface OwedBatch {
+  firstLeaf: number
+  lastLeaf: number
+  deliveries: number
+  owedAt: Date
+}
 
-export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[]): void =>
+// One statement for both: a batch must not pay for its own bookkeeping with a statement more.
+const insertRows = `
+  with owed as (insert into owed_deliveries (first_leaf, last_leaf, deliveries, owed_at) values ($7, $8, $9, $10))
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim, waits_for)
+  select *, case when claim is null then 'endpoint' end
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
+      as owed_now (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)`
+
+export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[], batch: OwedBatch): void =>
   tx.send(insertRows, [
     textArray(rows.map((row) => row.id)),
     textArray(rows.map((row) => row.tenantId)),
@@ -23,34 +35,45 @@ export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[]):
     textArray(rows.map((row) => row.endpointId)),
     timestamptzArray(rows.map((row) => row.nextAttemptAt)),
     textArray(rows.map((row) => row.claim)),
+    batch.firstLeaf,
+    batch.lastLeaf,
+    batch.deliveries,
+    batch.owedAt,
   ])
 
-export interface DueDelivery {
-  id: string
-  tenantId: string
-  messageId: string
-  endpointId: string
-  attempts: number
+export interface OrderedDelivery extends Omit<NewDelivery, 'claim'> {
+  orderKey: string
+  /** The leaf of its message. */
+  position: number
 }
 
-const claimRows = `
-  update deliveries set next_attempt_at = $2, claim = $3      -- the lease: an abandoned claim
-   where id in (select id from deliveries                     -- falls due again by itself
-                 where next_attempt_at <= $1 and endpoint_id <> all($5::text[])
-                 order by next_attempt_at limit $4 for update skip locked)
-  returning id, tenant_id as "tenantId", message_id as "messageId", endpoint_id as "endpointId",
-            jsonb_array_length(attempts) as attempts`
+// The lock of the head makes batches one after the other, those that settle deliveries included: so whoever finds no
+// older one here is the first, and nobody can settle the older one unseen.
+const insertOrderedRows = `
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, order_key, position, waits_for)
+  select owed.*,
+         case when lag(id) over (partition by endpoint_id, order_key order by position, id) is null
+               and not exists (select from deliveries older
+                                where older.endpoint_id = owed.endpoint_id and older.order_key = owed.order_key)
+              then 'endpoint' else 'turn' end
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
+      as owed (id, tenant_id, message_id, endpoint_id, next_attempt_at, order_key, position)`
 
-/** Claims what is due, oldest first, except for endpoints that this process has no room for. */
-export const claimDue = (
-  tx: Tx,
-  claim: { now: Date; leaseEndsAt: Date; claimant: string; limit: number; except: readonly string[] },
-): Promise<DueDelivery[]> =>
-  tx.query(claimRows, [claim.now, claim.leaseEndsAt, claim.claimant, claim.limit, textArray(claim.except)])
+/** For endpoints that keep an order: the oldest of each key goes into the backlog, the others wait for their turn. */
+export const insertOrdered = (tx: Transaction, rows: readonly OrderedDelivery[]): void =>
+  tx.send(insertOrderedRows, [
+    textArray(rows.map((row) => row.id)),
+    textArray(rows.map((row) => row.tenantId)),
+    textArray(rows.map((row) => row.messageId)),
+    textArray(rows.map((row) => row.endpointId)),
+    timestamptzArray(rows.map((row) => row.nextAttemptAt)),
+    textArray(rows.map((row) => row.orderKey)),
+    int8Array(rows.map((row) => row.position)),
+  ])
 
 export interface RecordedAttempt {
   id: string
-  claimant: string
+  claim: string
   record: AttemptRecord
   /** When it falls due again; null once delivered. */
   nextAttemptAt: Date | null
@@ -68,7 +91,7 @@ export function recordAttempts(tx: Transaction, rows: readonly RecordedAttempt[]
 
 const attemptColumns = (rows: readonly RecordedAttempt[]) => [
   textArray(rows.map((row) => row.id)),
-  textArray(rows.map((row) => row.claimant)),
+  textArray(rows.map((row) => row.claim)),
   int8Array(rows.map((row) => row.record.number - 1)),
   textArray(rows.map((row) => JSON.stringify(row.record))),
 ]
@@ -100,13 +123,23 @@ const settleAbandoned = `
 export const abandonDeliveries = (tx: Transaction, ids: readonly string[]): void =>
   tx.send(settleAbandoned, [textArray(ids)])
 
-const releaseRows = `
-  update deliveries set next_attempt_at = $3, claim = null
-   where id = any($1::text[]) and claim = $2`
+/** The place in an order that a settled delivery leaves to the next. */
+export interface Turn {
+  endpointId: string
+  orderKey: string
+}
 
-/** Gives claims back, due at once. */
-export const releaseDeliveries = (tx: Tx, ids: readonly string[], claimant: string, now: Date): Promise<unknown> =>
-  tx.query(releaseRows, [textArray(ids), claimant, now])
+const promoteNext = `
+  update deliveries set waits_for = 'endpoint'
+   where waits_for = 'turn'
+     and id in (select (select next.id from deliveries next
+                         where next.endpoint_id = done.endpoint_id and next.order_key = done.order_key
+                         order by next.position, next.id limit 1)
+                  from unnest($1::text[], $2::text[]) as done (endpoint_id, order_key))`
+
+/** After a delivery that kept an order is settled: the next of its key goes into the backlog. */
+export const passTurns = (tx: Transaction, turns: readonly Turn[]): void =>
+  tx.send(promoteNext, [textArray(turns.map((turn) => turn.endpointId)), textArray(turns.map((turn) => turn.orderKey))])
 
 export interface DeliveryRow {
   id: string
@@ -130,7 +163,7 @@ export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> 
   tx.query(selectDeliveries, [messageId])
 
 const selectOldest = `
-  select next_attempt_at as "dueAt" from deliveries order by next_attempt_at limit 1`
+  select next_attempt_at as "dueAt" from deliveries where waits_for is null order by next_attempt_at limit 1`
 
 /** When the delivery that is due first falls due: in the past by how far the workers lag. */
 export async function oldestPending(tx: Tx): Promise<Date | undefined> {

@@ -1,36 +1,30 @@
-import { setTimeout as delay } from 'node:timers/promises'
-import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
-import { receiptHeader } from '../keyring/jws.ts'
 import type { Keyring } from '../keyring/keyring.ts'
-import { readStatement } from '../log/reader.ts'
 import type { Sequencer } from '../log/sequencer.ts'
-import { type AuditEvent, type SignedStatement, state } from '../log/statement.ts'
-import { sha256 } from '../message/digest.ts'
-import type { Id, IdMaker } from '../message/id.ts'
+import type { SignedStatement } from '../log/statement.ts'
+import type { IdMaker } from '../message/id.ts'
 import type { Message } from '../message/message.ts'
-import { findMessage, payloadContext } from '../message/store.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Database } from '../ports/database.ts'
-import { bind, type Effect } from '../ports/effect.ts'
+import type { Database, Listening } from '../ports/database.ts'
+import type { Effect } from '../ports/effect.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
-import { compactReceipt } from '../receipt/receipt.ts'
 import type { Directory } from '../tenant/directory.ts'
-import type { OutboundClient, Outcome } from './client.ts'
-import type { AttemptRecord, Cargo, ClaimedDelivery } from './delivery.ts'
-import { Lanes } from './lanes.ts'
-import { forwardedRequest } from './request.ts'
-import { nextAttemptAt } from './schedule.ts'
-import {
-  abandonDeliveries,
-  claimDue,
-  insertDeliveries,
-  type NewDelivery,
-  recordAttempts,
-  releaseDeliveries,
-} from './store.ts'
+import type { Endpoint } from '../tenant/records.ts'
+import { Attempts } from './attempt.ts'
+import { allowanceOf } from './backlog.ts'
+import type { Passage } from './breaker.ts'
+import { freightOf, orderKeyOf } from './cargo.ts'
+import { type Backlog, deliveriesChannel, wakeBacklog, wakeBacklogs } from './claim-store.ts'
+import { Claims } from './claims.ts'
+import type { OutboundClient } from './client.ts'
+import type { ClaimedDelivery } from './delivery.ts'
+import { EndpointHealth } from './health.ts'
+import { Lanes, type LaneTerms } from './lanes.ts'
+import { Recorder } from './record.ts'
+import { insertDeliveries, insertOrdered, type NewDelivery, type OrderedDelivery } from './store.ts'
 import { type Audience, Subscriptions } from './subscription.ts'
+import { Wakeable } from './wakeable.ts'
 
 /** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
 export interface Owed {
@@ -52,92 +46,140 @@ export interface WorkerParts {
   readonly logger: Logger
   readonly observer: Observer
   readonly random: () => number
-  /** Milliseconds before each attempt after the first. */
+  /** Milliseconds before each attempt after the first, for endpoints that have no schedule of their own. */
   readonly schedule: readonly number[]
   /** Attempts in flight. */
   readonly concurrency: number
-  /** How long a claim holds. A process that dies leaves its deliveries to others after this long. */
+  /** How long a claim holds unless it is renewed. A process that dies leaves its deliveries to others after this long. */
   readonly leaseMs: number
-  /** How often the database is asked for deliveries that fell due. */
+  /** How often the database is asked for deliveries that fell due, when nothing else says that there are any. */
   readonly pollMs: number
 }
 
-/** An attempt's 15 s, and time to record what came of it: one with less left of its lease is left to the next claim. */
-const attemptMarginMs = 17_000
+/** Attempts in flight to one host, and sockets to it: what waits for a socket would wait while its deadline runs. */
+export const hostConcurrency = 64
 
-/** Beyond this, attempts wait for the database: what it has not recorded would be sent again after a crash. */
-const mostUnrecorded = 1000
+/** For so long after an endpoint was found to have a backlog, what is new joins its end instead of passing it. */
+const joinMs = 5000
 
 /**
- * Forwards what was accepted until each endpoint has it or is given up on. A delivery is written with its message,
- * already claimed by this process, and attempted from memory at once; what this process cannot attempt, or does not
- * live to record, falls due in the database and is claimed by any process.
+ * Forwards what was accepted until each endpoint has it or is given up on. Where a delivery is, from its message on:
  *
- * We send first and record after, and the lease outlives both: a crash in between sends the message again, which
- * webhook-id lets the receiver notice. Recording first could claim a delivery that never left.
+ *     owed --room here--> claimed, in a lane --its turn--> attempt --> delivered, or abandoned
+ *       |                    ^    ^                          |
+ *       |                    |    '--claimed when due--------'--> due again, by its schedule
+ *       '--no room, a rate, --> backlog of its endpoint <-- due, and the endpoint is stopped or paused
+ *          an order, stopped         (drained as the endpoint allows)
+ *
+ * The lanes are memory (lanes.ts); all else are rows. Whatever is in memory is leased, so what this process does not
+ * live to record falls due in the database, and is claimed by any process (claims.ts). Which endpoints are stopped is
+ * decided in breaker.ts and shared by all processes (health.ts); what a backlog allows, in backlog.ts.
  */
 export class DeliveryWorker {
+  readonly health: EndpointHealth
   readonly #parts: WorkerParts
-  /** Names this process's claims. Not reused by the process that replaces it. */
-  readonly #claimant: string
+  readonly #claims: Claims
   readonly #lanes: Lanes<ClaimedDelivery>
+  readonly #attempts: Attempts
   readonly #subscriptions = new Subscriptions()
-  /** Attempts made whose record is not committed yet. */
-  readonly #unrecorded = new Set<Promise<void>>()
-  readonly #stopping = new AbortController()
-  #polling: Promise<void> = Promise.resolve()
+  readonly #loop: Wakeable
+  /** Lane terms by version of the endpoint's record. */
+  readonly #terms = new WeakMap<Endpoint, LaneTerms>()
+  /** Endpoints known to have a backlog, and until when (clock milliseconds) that is believed. */
+  readonly #backlogged = new Map<string, number>()
+  #listening: Listening | undefined
+  #onGone: (endpoint: Endpoint) => void = () => {}
 
   constructor(parts: WorkerParts) {
     this.#parts = parts
-    this.#claimant = parts.ids.make('dlv', parts.clock.now()).slice('dlv_'.length)
-    this.#lanes = new Lanes({ concurrency: parts.concurrency, work: (delivery) => this.#deliver(delivery) })
+    const { database, clock, random, logger, leaseMs, ids, concurrency } = parts
+    const process = ids.make('dlv', clock.now()).slice('dlv_'.length)
+    this.#claims = new Claims({ database, clock, logger, process, leaseMs })
+    this.health = new EndpointHealth({
+      ...{ database, clock, random, logger },
+      onChange: (endpointId, passage) => this.#follow(endpointId, passage),
+    })
+    this.#loop = new Wakeable({ look: () => this.#look(), pollMs: parts.pollMs, clock })
+    const recorder = new Recorder({ ...parts, claims: this.#claims, onBacklog: () => this.#loop.wake() })
+    this.#attempts = new Attempts({
+      ...parts,
+      ...{ claims: this.#claims, recorder, health: this.health, onGone: (endpoint) => this.#onGone(endpoint) },
+    })
+    this.#lanes = new Lanes({
+      concurrency,
+      perHost: hostConcurrency,
+      work: (delivery) => this.#attempts.make(delivery),
+    })
   }
 
   /** Writes what a message is owed in the transaction that accepts it; after COMMIT, attempts it from memory. */
   readonly owe: Effect<Owed> = {
     write: async (tx, rows, head) => {
-      const { clock, directory, ids, leaseMs } = this.#parts
+      const { clock, directory, ids } = this.#parts
       const now = clock.now()
-      const leaseEndsAt = new Date(now.getTime() + leaseMs)
-      const written: NewDelivery[] = []
-      const claimed: ClaimedDelivery[] = []
-      const room = this.#lanes.reserve()
-      for (const { row } of rows) {
-        const { tenantId, id: messageId, value } = row.message
+      const { claim, leaseEndsAt } = this.#claims.make()
+      const plain: NewDelivery[] = []
+      const ordered: OrderedDelivery[] = []
+      const claimed: { delivery: ClaimedDelivery; endpoint: Endpoint; bytes: number }[] = []
+      const reserve = this.#lanes.reserve()
+      for (const { row, leafIndex } of rows) {
+        const { tenantId, id: messageId, value, payload } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
-        const freight = { ...forwarded(row.message), sha256: row.message.sha256, receipt: compact(row.signed) }
+        const freight = freightOf(row.message, row.signed)
         for (const endpoint of endpoints) {
           if (!this.#subscriptions.wants(endpoint, value, row.audience)) continue
-          const { id: endpointId } = endpoint
-          const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId }
-          if (room(endpointId)) {
-            claimed.push({ ...delivery, attempts: 0, leaseEndsAt, cargo: { ...freight, endpoint } })
-            written.push({ ...delivery, nextAttemptAt: leaseEndsAt, claim: this.#claimant })
+          const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId: endpoint.id }
+          const orderKey = orderKeyOf(endpoint, value)
+          if (orderKey !== null) {
+            ordered.push({ ...delivery, nextAttemptAt: now, orderKey, position: leafIndex })
+          } else if (this.#flows(endpoint) && reserve(endpoint.id, payload.length)) {
+            const cargo = { ...freight, endpoint }
+            const held = { ...delivery, orderKey, attempts: 0, claim, cargo }
+            claimed.push({ delivery: held, endpoint, bytes: payload.length })
+            plain.push({ ...delivery, nextAttemptAt: leaseEndsAt, claim })
           } else {
-            written.push({ ...delivery, nextAttemptAt: now, claim: null })
+            plain.push({ ...delivery, nextAttemptAt: now, claim: null })
           }
         }
       }
-      if (written.length > 0) insertDeliveries(tx, written)
+      const deliveries = plain.length + ordered.length
+      if (deliveries === 0) return undefined
+      const leaves = { firstLeaf: rows[0]?.leafIndex ?? 0, lastLeaf: rows.at(-1)?.leafIndex ?? 0 }
+      insertDeliveries(tx, plain, { ...leaves, deliveries, owedAt: now })
+      if (ordered.length > 0) insertOrdered(tx, ordered)
+      const waiting = [...plain.filter((delivery) => delivery.claim === null), ...ordered]
+      if (waiting.length > 0) wakeBacklogs(tx, waiting, now)
       return () => {
-        for (const delivery of claimed) this.#lanes.push(delivery.endpointId, delivery)
+        const late: ClaimedDelivery[] = []
+        for (const { delivery, endpoint, bytes } of claimed) {
+          this.#claims.hold(delivery, leaseEndsAt)
+          if (this.#takes(endpoint)) this.#lanes.push(this.#termsOf(endpoint), 'first', delivery, bytes)
+          else late.push(delivery) // the endpoint was stopped while this batch was committed
+        }
+        void this.#claims.park(late)
+        for (const { endpointId } of waiting) this.#noteBacklog(endpointId)
+        if (waiting.length > 0) this.#loop.wake()
       }
     },
   }
 
-  start(): void {
-    this.#polling = this.#poll()
+  /** `onGone` is told of endpoints that answered 410. */
+  start({ onGone }: { onGone: (endpoint: Endpoint) => void }): void {
+    this.#onGone = onGone
+    this.#loop.start()
+    this.#listening = this.#parts.database.listen(deliveriesChannel, () => this.#loop.wake())
   }
 
   /** Claims nothing more, gives back what has not begun, and waits for what has, to its record. An attempt that takes
    *  longer than `graceMs` is cut off and given back. */
   async stop(graceMs: number): Promise<void> {
-    this.#stopping.abort()
-    await this.#polling
-    await this.#release(this.#lanes.clear())
+    await this.#loop.stop()
+    await this.#listening?.close()
+    await this.#claims.release(this.#lanes.clear())
     await Promise.all([this.#parts.client.close(graceMs), this.#lanes.settled()])
-    await Promise.all(this.#unrecorded)
+    await this.#attempts.recorded()
+    await this.health.look().catch(() => {}) // what it knew, others will learn by themselves
   }
 
   /** Deliveries in memory: waiting, and in flight. */
@@ -145,220 +187,121 @@ export class DeliveryWorker {
     return { queued: this.#lanes.queued, inFlight: this.#lanes.inFlight }
   }
 
-  /** Claims what is due now, as far as there is room. Resolves with how many. */
+  /** Claims what is due now and what backlogs allow, as far as there is room. Resolves with how many. */
   async claim(): Promise<number> {
-    const { database, clock, leaseMs } = this.#parts
-    const limit = Math.min(this.#lanes.room, 500)
-    if (limit === 0) return 0
-    const now = clock.now()
-    const leaseEndsAt = new Date(now.getTime() + leaseMs)
-    const except = this.#lanes.full()
-    const due = await claimDue(database, { now, leaseEndsAt, claimant: this.#claimant, limit, except })
-    for (const row of due) {
-      this.#lanes.push(row.endpointId, { ...row, id: row.id as Id<'dlv'>, leaseEndsAt, cargo: undefined })
+    const due = await this.#claims.takeDue(this.#lanes.roomForRetries)
+    await this.#admit(due)
+    const { claimed } = await this.#drain()
+    return due.length + claimed
+  }
+
+  /** One look at the database. Resolves with when to look again, if earlier than usual. */
+  async #look(): Promise<Date | undefined> {
+    const { logger } = this.#parts
+    const failed = (what: string) => (error: unknown) => {
+      logger.warn({ err: error }, `${what} failed, will try again`)
+      return undefined
     }
-    return due.length
+    await this.health.look().catch(failed('delivery.health'))
+    await this.#claims.renew().catch(failed('delivery.renew'))
+    const room = this.#lanes.roomForRetries
+    const due = await this.#claims.takeDue(room).catch(failed('delivery.claim'))
+    if (due !== undefined) await this.#admit(due).catch(failed('delivery.claim'))
+    const drained = await this.#drain().catch(failed('delivery.drain'))
+    // A full page means that more is due: look again as soon as there is room.
+    const full = due !== undefined && due.length >= 500 && this.#lanes.roomForRetries > 0
+    return full ? this.#parts.clock.now() : drained?.nextAt
   }
 
-  async #poll(): Promise<void> {
-    const { signal } = this.#stopping
-    const { logger, pollMs } = this.#parts
-    while (!signal.aborted) {
-      const claimed = await this.claim().catch((error: unknown) => {
-        logger.warn({ err: error }, 'delivery.claim failed, will try again')
-        return 0
-      })
-      // A full page means that more is due: ask again as soon as there is room.
-      if (claimed < 500 || this.#lanes.room === 0) await delay(pollMs, undefined, { signal }).catch(() => {})
+  /** Puts what fell due into its lane, or into its endpoint's backlog if that takes nothing now. */
+  async #admit(due: readonly ClaimedDelivery[]): Promise<void> {
+    const parked: ClaimedDelivery[] = []
+    for (const delivery of due) {
+      const endpoint = await this.#parts.directory.findEndpoint(delivery.tenantId, delivery.endpointId)
+      if (endpoint === undefined) this.#push(goneTerms(delivery), delivery)
+      else if (this.#takes(endpoint) && this.#lanes.roomAt(endpoint.id) > 0)
+        this.#push(this.#termsOf(endpoint), delivery)
+      else parked.push(delivery)
     }
+    for (const { endpointId } of parked) this.#noteBacklog(endpointId)
+    await this.#claims.park(parked)
   }
 
-  /** One claimed delivery, to the record of its attempt. Never rejects: it is in the database until it is terminal. */
-  async #deliver(delivery: ClaimedDelivery): Promise<void> {
-    const { logger, clock, schedule } = this.#parts
-    try {
-      while (this.#unrecorded.size >= mostUnrecorded) await Promise.race(this.#unrecorded)
-      if (delivery.leaseEndsAt.getTime() - clock.now().getTime() < attemptMarginMs) return
-      // An earlier process recorded the last attempt and died before it could say that there will be no other.
-      if (delivery.attempts > schedule.length)
-        return await this.#abandon(delivery, delivery.attempts, 'schedule_exhausted')
-      const cargo = delivery.cargo ?? (await this.#load(delivery))
-      if (cargo === undefined) return await this.#abandon(delivery, delivery.attempts, 'endpoint_deleted')
-      await this.#attempt(delivery, cargo)
-    } catch (error) {
-      logger.error({ err: error, delivery: delivery.id }, 'delivery.failed inside the relay; its lease will end')
+  async #drain(): Promise<{ claimed: number; nextAt: Date | undefined }> {
+    const found = new Map<string, Endpoint | undefined>()
+    const { claimed, looked, empty, nextAt } = await this.#claims.drain(async (backlog) => {
+      const endpoint = await this.#parts.directory.findEndpoint(backlog.tenantId, backlog.endpointId)
+      found.set(backlog.endpointId, endpoint)
+      return this.#allow(backlog, endpoint)
+    })
+    for (const endpointId of looked) {
+      if (empty.has(endpointId)) this.#backlogged.delete(endpointId)
+      else this.#noteBacklog(endpointId)
     }
-  }
-
-  async #attempt(delivery: ClaimedDelivery, cargo: Cargo): Promise<void> {
-    const { clock, client, keyring } = this.#parts
-    const { endpoint, payload } = cargo
-    const number = delivery.attempts + 1
-    const at = clock.now()
-    const { headers, kid } = await forwardedRequest(keyring, cargo, { messageId: delivery.messageId, number, at })
-    const outcome = await client.post(endpoint.url, headers, payload, { tls: endpoint.secrets.tls })
-    if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') return await this.#release([delivery])
-    this.#follow(this.#conclude(delivery, { number, at, outcome, kid }))
-  }
-
-  /** Keeps an eye on a record under way, whose attempt has given its place in the lane to the next. */
-  #follow(record: Promise<void>): void {
-    const followed = record
-      .catch((error: unknown) => {
-        this.#parts.logger.error({ err: error }, 'delivery.record failed; its lease will end and it is sent again')
-      })
-      .finally(() => this.#unrecorded.delete(followed))
-    this.#unrecorded.add(followed)
-  }
-
-  /** Records an attempt and decides what follows. */
-  async #conclude(
-    delivery: ClaimedDelivery,
-    attempt: { number: number; at: Date; outcome: Outcome; kid: string },
-  ): Promise<void> {
-    const { clock, schedule, random, observer, logger } = this.#parts
-    const { number, at, outcome, kid } = attempt
-    const now = clock.now()
-    const next =
-      outcome.kind === 'delivered' ? undefined : nextAttemptAt({ attempt: number, outcome, now, schedule, random })
-    await this.#record(delivery, { number, at, outcome, next, kid })
-    const said = outcome.kind === 'unreachable' ? outcome.reason : outcome.kind
-    observer.attempted(said, outcome.durationMs / 1000)
-    const { id, tenantId, messageId, endpointId } = delivery
-    const ids = { delivery: id, tenant: tenantId, message: messageId, endpoint: endpointId }
-    logger.debug({ ...ids, attempt: number, outcome, next }, 'delivery.attempted')
-    if (outcome.kind !== 'delivered' && next === undefined) {
-      const gone = outcome.kind === 'refused' && outcome.status === 410
-      await this.#abandon(delivery, number, gone ? 'gone' : 'schedule_exhausted')
+    for (const delivery of claimed) {
+      const endpoint = found.get(delivery.endpointId)
+      this.#push(endpoint === undefined ? goneTerms(delivery) : this.#termsOf(endpoint), delivery)
     }
+    return { claimed: claimed.length, nextAt }
   }
 
-  async #record(
-    delivery: ClaimedDelivery,
-    attempt: { number: number; at: Date; outcome: Outcome; next: Date | undefined; kid: string },
-  ): Promise<void> {
-    const { number, at, outcome, next, kid } = attempt
-    const facts = {
-      outcome: outcome.kind,
-      ...(outcome.kind === 'unreachable' ? { reason: outcome.reason } : { status: outcome.status }),
-      duration_ms: outcome.durationMs,
-    }
-    await this.#state(
-      delivery,
-      { kind: 'delivery.attempted', ...subjectOf(delivery), attempt: number, ...facts, kid },
-      bind(recordedAttempts, {
-        id: delivery.id,
-        claimant: this.#claimant,
-        // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
-        nextAttemptAt: outcome.kind === 'delivered' ? null : (next ?? delivery.leaseEndsAt),
-        record: { number, at: at.toISOString(), ...facts },
-      }),
-    )
+  #allow({ endpointId, paused, paidUntil }: Backlog, endpoint: Endpoint | undefined) {
+    const now = this.#parts.clock.now()
+    const room = this.#lanes.roomAt(endpointId)
+    // What is owed to an endpoint that is no more is only to be abandoned.
+    if (endpoint === undefined) return allowanceOf({ now, room, paidUntil, passage: flows, ...unbound })
+    const { rateLimit, timeoutMs } = endpoint.options
+    const passage = this.health.passage(endpointId)
+    return allowanceOf({ now, room, paidUntil, passage, paused, rateLimit, timeoutMs })
   }
 
-  async #abandon(
-    delivery: ClaimedDelivery,
-    attempts: number,
-    reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted',
-  ): Promise<void> {
-    const { observer, logger } = this.#parts
-    const event = { kind: 'delivery.abandoned', ...subjectOf(delivery), attempts, reason } as const
-    await this.#state(delivery, event, bind(abandonments, delivery.id))
-    observer.abandoned()
-    logger.warn({ delivery: delivery.id, message: delivery.messageId, attempts, reason }, 'delivery.abandoned')
-  }
-
-  /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */
-  async #state(delivery: ClaimedDelivery, event: AuditEvent, effect: ReturnType<typeof bind>): Promise<void> {
-    const { sequencer, clock, issuer } = this.#parts
-    const stated = state(issuer, event, clock.now())
-    for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
-      try {
-        await sequencer.append({ stated, effects: [effect], patient: true })
-        return
-      } catch (error) {
-        const passing = error instanceof RelayError && error.code === 'storage_unavailable'
-        if (!passing || clock.now() > delivery.leaseEndsAt) throw error
-      }
-      await delay(waitMs)
-    }
-  }
-
-  /** What a claim from the database is to send; undefined if its endpoint is no more. */
-  async #load({ tenantId, messageId, endpointId }: ClaimedDelivery): Promise<Cargo | undefined> {
-    const { database, dataKeys, directory } = this.#parts
-    const endpoint = await directory.findEndpoint(tenantId, endpointId)
-    if (endpoint === undefined) return undefined
-    const message = await findMessage(database, messageId)
-    if (message === undefined) throw new Error(`message ${messageId} is owed but does not exist`)
-    const dataKey = await dataKeys.get(database, tenantId)
-    const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
-    const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
-    if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
-    const receipt = compact({ statement, kid, signature })
-    const { contentType } = message
-    return { endpoint, ...forwarded({ payload, contentType }), sha256: sha256(payload), receipt }
-  }
-
-  async #release(deliveries: readonly ClaimedDelivery[]): Promise<void> {
+  /** What may be sent to an endpoint has changed: what waits here goes back, or what waits there may come. */
+  #follow(endpointId: string, { kind }: Passage): void {
     const { database, clock, logger } = this.#parts
-    if (deliveries.length === 0) return
-    const ids = deliveries.map((delivery) => delivery.id)
-    await releaseDeliveries(database, ids, this.#claimant, clock.now()).catch((error: unknown) => {
-      logger.warn({ err: error, deliveries: ids.length }, 'delivery.release failed; the leases will end')
+    if (kind === 'stopped') void this.#claims.park(this.#lanes.evict(endpointId))
+    if (kind !== 'flows') return
+    wakeBacklog(database, endpointId, clock.now()).catch((error: unknown) => {
+      logger.warn({ err: error, endpoint: endpointId }, 'delivery.wake failed; its backlog is looked at when due')
     })
   }
+
+  #push(terms: LaneTerms, delivery: ClaimedDelivery): void {
+    this.#lanes.push(terms, delivery.attempts === 0 ? 'first' : 'retry', delivery, 0)
+  }
+
+  /** Whether a new delivery may be attempted at once, without anybody else's leave. */
+  #flows(endpoint: Endpoint): boolean {
+    const until = this.#backlogged.get(endpoint.id)
+    if (until !== undefined) {
+      if (until > this.#parts.clock.now().getTime()) return false
+      this.#backlogged.delete(endpoint.id)
+    }
+    return this.#takes(endpoint)
+  }
+
+  #takes({ id, pausedAt, options }: Endpoint): boolean {
+    return pausedAt === null && options.rateLimit === null && this.health.passage(id).kind === 'flows'
+  }
+
+  #noteBacklog(endpointId: string): void {
+    this.#backlogged.set(endpointId, this.#parts.clock.now().getTime() + joinMs)
+  }
+
+  #termsOf(endpoint: Endpoint): LaneTerms {
+    let terms = this.#terms.get(endpoint)
+    if (terms === undefined) {
+      const { tenantId, id: endpointId, url, options } = endpoint
+      terms = { tenantId, endpointId, host: new URL(url).host, concurrency: options.concurrency }
+      this.#terms.set(endpoint, terms)
+    }
+    return terms
+  }
 }
 
-type Attempted = Omit<AttemptRecord, 'leaf_index'>
+const flows: Passage = { kind: 'flows' }
+const unbound = { paused: false, rateLimit: null, timeoutMs: 0 }
 
-const recordedAttempts: Effect<{
-  id: string
-  claimant: string
-  nextAttemptAt: Date | null
-  record: Attempted
-}> = {
-  async write(tx, rows) {
-    recordAttempts(
-      tx,
-      rows.map(({ row, leafIndex }) => ({ ...row, record: { ...row.record, leaf_index: leafIndex } })),
-    )
-  },
-}
-
-const abandonments: Effect<string> = {
-  async write(tx, rows) {
-    abandonDeliveries(
-      tx,
-      rows.map(({ row }) => row),
-    )
-  },
-}
-
-const subjectOf = ({ id, tenantId, messageId, endpointId }: ClaimedDelivery) => ({
-  sub: id,
-  tenant: tenantId,
-  message: messageId,
-  endpoint: endpointId,
+/** Deliveries of an endpoint that is no more take no host's places. */
+const goneTerms = ({ tenantId, endpointId }: ClaimedDelivery): LaneTerms => ({
+  ...{ tenantId, endpointId, host: `deleted ${endpointId}`, concurrency: null },
 })
-
-/** The body of a request, and its media type: canonical JSON unless the message says otherwise. */
-const forwarded = ({ payload, contentType }: { payload: Uint8Array; contentType: string | null }) => ({
-  payload,
-  contentType: contentType ?? 'application/json',
-})
-
-const compact = ({
-  statement,
-  kid,
-  signature,
-}: {
-  statement: Uint8Array
-  kid: string
-  signature: Uint8Array
-}): string =>
-  compactReceipt({
-    protected: receiptHeader(kid),
-    payload: Buffer.from(statement).toString('base64url'),
-    signature: Buffer.from(signature).toString('base64url'),
-  })

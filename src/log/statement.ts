@@ -42,6 +42,8 @@ export type AuditEvent =
       headers: readonly string[]
     }
   | { kind: 'endpoint.secret_rotated'; sub: string; tenant: string; actor: string; previous_until: string }
+  /** It has had no success since `since` (RFC 3339); `stage` counts how often that was said. */
+  | { kind: 'endpoint.failing'; sub: string; tenant: string; since: string; stage: number }
   | { kind: 'endpoint.paused'; sub: string; tenant: string; actor: string; reason: string }
   | { kind: 'endpoint.resumed' | 'endpoint.deleted'; sub: string; tenant: string; actor: string }
   | {

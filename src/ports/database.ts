@@ -16,6 +16,16 @@ export interface Database extends Tx {
    *  those of `tenantId`. Rejects as {@link Database.transaction} does. */
   readAs<T>(tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T>
 
+  /**
+   * Calls `onNotice` for each NOTIFY on `channel`, over a connection of its own; and whenever that connection stands
+   * again, since what was said meanwhile went unheard. Notices are hints: whoever needs certainty polls as well.
+   */
+  listen(channel: string, onNotice: () => void): Listening
+
+  close(): Promise<void>
+}
+
+export interface Listening {
   close(): Promise<void>
 }
 

@@ -12,6 +12,9 @@ export interface Observer {
   /** `outcome` is delivered, refused, or the reason a receiver was unreachable. */
   attempted(outcome: string, seconds: number): void
   abandoned(): void
+  /** One look of the reconciler: deliveries that are owed and exist nowhere, those that waited for nothing, and seconds
+   *  since the oldest batch that is not looked at yet. */
+  reconciled(found: { missing: number; repaired: number; lagS: number }): void
 }
 
 export const silentObserver: Observer = {
@@ -23,4 +26,5 @@ export const silentObserver: Observer = {
   treeGrew() {},
   attempted() {},
   abandoned() {},
+  reconciled() {},
 }

@@ -58,6 +58,30 @@ describe.each(servers)('a database on %s', (_name, start) => {
     })
   })
 
+  it('hears what is said on a channel, from any connection', async () => {
+    let heard = 0
+    const listening = database.listen('test_channel', () => heard++)
+    await expect.poll(() => heard).toBe(1)
+    await database.query(`select pg_notify('test_channel', '')`)
+    await expect.poll(() => heard).toBe(2)
+    await listening.close()
+    await database.query(`select pg_notify('test_channel', '')`)
+    expect(heard).toBe(2)
+  })
+
+  it('listens again when the connection was cut, and says so, since it may have missed something', async () => {
+    let heard = 0
+    const listening = database.listen('test_channel', () => heard++)
+    await expect.poll(() => heard).toBe(1)
+    await database.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where query = 'listen test_channel' and pid <> pg_backend_pid()`,
+    )
+    await expect.poll(() => heard, { timeout: 10_000 }).toBe(2)
+    await database.query(`select pg_notify('test_channel', '')`)
+    await expect.poll(() => heard).toBe(3)
+    await listening.close()
+  })
+
   it('takes each type of parameter', async () => {
     const at = new Date('2026-01-02T03:04:05.678Z')
     const [row] = await database.query(

@@ -2,6 +2,7 @@ import {
   CommitUnknown,
   type Database,
   DatabaseUnavailable,
+  type Listening,
   type Param,
   type Transaction,
   type Tx,
@@ -62,6 +63,10 @@ export class FaultyDatabase implements Database {
     })
     if (persisted) throw new CommitUnknown('injected: COMMIT arrived and its answer did not')
     return value
+  }
+
+  listen(channel: string, onNotice: () => void): Listening {
+    return this.#real.listen(channel, onNotice)
   }
 
   close(): Promise<void> {

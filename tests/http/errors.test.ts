@@ -122,6 +122,7 @@ describe('a fault inside', () => {
       query: (text, params) => strike(() => database.query(text, params)),
       transaction: (work) => strike(() => database.transaction(work)),
       readAs: (tenantId, work) => strike(() => database.readAs(tenantId, work)),
+      listen: (channel, onNotice) => database.listen(channel, onNotice),
       close: () => database.close(),
     })
     armed = true

@@ -136,7 +136,7 @@ export class TestRelay {
       },
       {
         ...{ publicUrl: 'http://relay.test', port: 0, egressAllow: ['127.0.0.0/8'], retrySchedule: defaultScheduleMs },
-        ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pollMs: 20, keyTickMs: 0 },
+        ...{ maxQueue: 5000, deliveryConcurrency: 64, deliveryLeaseS: 60, pauseAfterDays: 5, pollMs: 20, keyTickMs: 0 },
         policy: { rotateEveryDays: 91, publishBeforeUseDays: 30, overlapDays: 90, shortOverlapReason: undefined },
         ...options,
       },

@@ -1,0 +1,135 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { RelayError } from '../errors.ts'
+import type { Sequencer } from '../log/sequencer.ts'
+import { type AuditEvent, state } from '../log/statement.ts'
+import type { Clock } from '../ports/clock.ts'
+import type { Transaction } from '../ports/database.ts'
+import { type AfterCommit, type Bound, bind, type Effect, type Sequenced } from '../ports/effect.ts'
+import { wakeBacklogs } from './claim-store.ts'
+import type { Claims } from './claims.ts'
+import type { Outcome } from './client.ts'
+import { type AttemptRecord, type ClaimedDelivery, subjectOf } from './delivery.ts'
+import { abandonDeliveries, passTurns, recordAttempts } from './store.ts'
+
+export interface MadeAttempt {
+  readonly number: number
+  readonly at: Date
+  readonly outcome: Outcome
+  /** When the next one is due; undefined if there is none. */
+  readonly next: Date | undefined
+  readonly kid: string
+}
+
+export type AbandonReason = 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
+
+/** States what became of deliveries, and writes it into their rows: each in one transaction, with the next batch. */
+export class Recorder {
+  readonly #sequencer: Sequencer
+  readonly #claims: Claims
+  readonly #clock: Clock
+  readonly #issuer: string
+  readonly #onBacklog: () => void
+
+  /** `onBacklog` is told when another delivery got its turn. */
+  constructor(parts: {
+    sequencer: Sequencer
+    claims: Claims
+    clock: Clock
+    issuer: string
+    onBacklog: () => void
+  }) {
+    this.#sequencer = parts.sequencer
+    this.#claims = parts.claims
+    this.#clock = parts.clock
+    this.#issuer = parts.issuer
+    this.#onBacklog = parts.onBacklog
+  }
+
+  async attempted(delivery: ClaimedDelivery, attempt: MadeAttempt): Promise<void> {
+    const { number, at, outcome, next, kid } = attempt
+    const facts = {
+      outcome: outcome.kind,
+      ...(outcome.kind === 'unreachable' ? { reason: outcome.reason } : { status: outcome.status }),
+      duration_ms: outcome.durationMs,
+    }
+    const last = outcome.kind !== 'delivered' && next === undefined
+    await this.#state(
+      delivery,
+      { kind: 'delivery.attempted', ...subjectOf(delivery), attempt: number, ...facts, kid },
+      bind(this.#attempts, {
+        delivery,
+        record: { number, at: at.toISOString(), ...facts },
+        // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
+        nextAttemptAt: last ? this.#leaseEnd(delivery) : (next ?? null),
+      }),
+    )
+  }
+
+  async abandoned(delivery: ClaimedDelivery, attempts: number, reason: AbandonReason): Promise<void> {
+    const event = { kind: 'delivery.abandoned', ...subjectOf(delivery), attempts, reason } as const
+    await this.#state(delivery, event, bind(this.#abandonments, delivery))
+  }
+
+  readonly #attempts: Effect<{
+    delivery: ClaimedDelivery
+    record: Omit<AttemptRecord, 'leaf_index'>
+    nextAttemptAt: Date | null
+  }> = {
+    write: async (tx, rows) => {
+      recordAttempts(
+        tx,
+        rows.map(({ row: { delivery, record, nextAttemptAt }, leafIndex }) => {
+          const { id, claim } = delivery
+          return { id, claim, nextAttemptAt, record: { ...record, leaf_index: leafIndex } }
+        }),
+      )
+      return this.#passTurns(
+        tx,
+        rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery),
+      )
+    },
+  }
+
+  readonly #abandonments: Effect<ClaimedDelivery> = {
+    write: async (tx, rows: readonly Sequenced<ClaimedDelivery>[]) => {
+      abandonDeliveries(
+        tx,
+        rows.map(({ row }) => row.id),
+      )
+      return this.#passTurns(
+        tx,
+        rows.map(({ row }) => row),
+      )
+    },
+  }
+
+  /** What keeps an order is followed by the next of it, and only now: the other is settled in the same transaction. */
+  #passTurns(tx: Transaction, settled: readonly ClaimedDelivery[]): AfterCommit | undefined {
+    const turns = settled.flatMap(({ endpointId, tenantId, orderKey }) =>
+      orderKey === null ? [] : [{ endpointId, tenantId, orderKey }],
+    )
+    if (turns.length === 0) return undefined
+    passTurns(tx, turns)
+    wakeBacklogs(tx, turns, this.#clock.now())
+    return this.#onBacklog
+  }
+
+  /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */
+  async #state(delivery: ClaimedDelivery, event: AuditEvent, effect: Bound): Promise<void> {
+    const stated = state(this.#issuer, event, this.#clock.now())
+    for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
+      try {
+        await this.#sequencer.append({ stated, effects: [effect], patient: true })
+        return
+      } catch (error) {
+        const passing = error instanceof RelayError && error.code === 'storage_unavailable'
+        if (!passing || this.#claims.remainingMs(delivery) === 0) throw error
+      }
+      await delay(waitMs)
+    }
+  }
+
+  #leaseEnd(delivery: ClaimedDelivery): Date {
+    return new Date(this.#clock.now().getTime() + this.#claims.remainingMs(delivery))
+  }
+}
