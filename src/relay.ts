@@ -83,7 +83,7 @@ export type RelayOptions = Pick<
   | 'deliveryLeaseS'
   | 'pauseAfterDays'
 > &
-  Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
+  Partial<Pick<Config, 'role' | 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
     /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
@@ -479,6 +479,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
+    forwards: options.role !== 'ingress',
   })
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })

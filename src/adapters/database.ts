@@ -23,15 +23,22 @@ import {
 } from '../ports/database.ts'
 
 /** Where PostgreSQL is: a `postgres://` URL, or a host, which may be the folder of a unix socket. */
-export type Connection =
-  | { readonly connectionString: string }
-  | {
-      readonly host: string
-      readonly port?: number
-      readonly user: string
-      readonly password: string
-      readonly database: string
-    }
+export type Connection = { readonly connectionString: string } | ConnectionParts
+
+export interface ConnectionParts {
+  readonly host: string
+  readonly port?: number
+  readonly user: string
+  readonly password: string
+  readonly database: string
+}
+
+/** The same as a URL, for a process that is told by DATABASE_URL. A socket folder goes into the query, where pg and
+ *  libpq look for it. */
+export function urlOf({ host, port = 5432, user, password, database }: ConnectionParts): string {
+  const parameters = new URLSearchParams({ host, port: String(port) })
+  return `postgresql://${user}:${encodeURIComponent(password)}@/${database}?${parameters}`
+}
 
 export interface DatabaseOptions {
   readonly connection: Connection

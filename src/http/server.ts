@@ -36,6 +36,8 @@ export interface ServerParts {
   /** Prometheus text. */
   readonly metrics: () => Promise<string>
   readonly maxPayloadBytes: number
+  /** `operation`: only what an operator asks of a process that takes no posts. */
+  readonly serves?: 'everything' | 'operation'
 }
 
 /** The edge: HTTP in, problems out. Each route group is a file; who may call it is decided here or at its top. */
@@ -66,8 +68,8 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     throw new RelayError('method_not_allowed')
   })
 
-  // While draining, what is in flight is finished and nothing new begins: a vendor that keeps posting on its open
-  // connection must be told to go, or it would keep us from stopping.
+  // While draining, whatever still comes on an open connection is answered, and that answer is the connection's last:
+  // a vendor that keeps posting goes elsewhere, and none of its posts was refused for our sake.
   let closing = false
   app.addHook('preClose', async () => {
     closing = true
@@ -78,7 +80,6 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
   })
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(securityHeaders)
-    if (closing) throw new RelayError('shutting_down', { retryAfterS: 1 })
     const encoding = request.headers['content-encoding']
     if (encoding !== undefined && encoding !== 'identity') throw new RelayError('media_type_unsupported')
   })
@@ -110,16 +111,22 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
-    metricsRoute(scope, parts.metrics)
   }
   const open: FastifyPluginAsync = async (scope) => {
     withJson(scope)
     verifyRoutes(scope, relay)
     keyRoutes(scope, relay)
     logRoutes(scope, relay)
-    operationRoutes(scope, database)
   }
-  for (const group of [ingest, management, open]) await app.register(group)
+  const operation: FastifyPluginAsync = async (scope) => {
+    operationRoutes(scope, database)
+    await scope.register(async (below) => {
+      withKey(below)
+      metricsRoute(below, parts.metrics)
+    })
+  }
+  const groups = parts.serves === 'operation' ? [operation] : [ingest, management, open, operation]
+  for (const group of groups) await app.register(group)
   app.get(
     '/openapi.json',
     { schema: { ...describe('This document'), security: [], response: { 200: Type.Any() } } },

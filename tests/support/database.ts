@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import pino from 'pino'
 import { inject } from 'vitest'
-import { type Connection, openDatabase, openSession } from '../../src/adapters/database.ts'
+import { type ConnectionParts, openDatabase, openSession, urlOf } from '../../src/adapters/database.ts'
 import type { Database } from '../../src/ports/database.ts'
 
 /** A connection by parts, so that a test can put another database, or a proxy's port, in. */
-export type ServerConnection = Exclude<Connection, { connectionString: string }>
+export type ServerConnection = ConnectionParts
 
 export interface TestDatabase {
   readonly connection: ServerConnection
@@ -45,10 +45,4 @@ async function administer(server: ServerConnection, statement: string) {
   } finally {
     await session.close()
   }
-}
-
-/** A socket folder goes into the query, where pg and libpq look for it. */
-export function urlOf({ host, port = 5432, user, password, database }: ServerConnection): string {
-  const parameters = new URLSearchParams({ host, port: String(port) })
-  return `postgresql://${user}:${encodeURIComponent(password)}@/${database}?${parameters}`
 }
