@@ -88,7 +88,7 @@ export class Primary {
     const { env, logger } = this.#parts
     if (this.#stopping.signal.aborted) return undefined
     const hired = cluster.fork(env)
-    hired.on('error', (error) => logger.warn({ err: error, pid: hired.process.pid }, 'worker.error'))
+    hired.on('error', (error) => logger.warn({ err: error, worker: hired.process.pid }, 'worker.error'))
     const settled = new AbortController()
     const listening = once(hired, 'listening', { signal: settled.signal }).then(() => true)
     const ended = once(hired, 'exit', { signal: settled.signal }).then(() => false)
@@ -103,10 +103,10 @@ export class Primary {
     hired.once('exit', (exitCode, signal) => {
       if (!this.#staff.delete(hired) || this.#stopping.signal.aborted) return
       const livedMs = Math.round(performance.now() - hiredAt)
-      logger.error({ pid: hired.process.pid, exitCode, signal, livedMs }, 'worker.lost')
+      logger.error({ worker: hired.process.pid, exitCode, signal, livedMs }, 'worker.lost')
       void this.#replace(livedMs > soundAfterMs ? 0 : firstWaitMs)
     })
-    logger.info({ pid: hired.process.pid }, 'worker.started')
+    logger.info({ worker: hired.process.pid }, 'worker.started')
     return hired
   }
 

@@ -8,7 +8,8 @@ import type { Receipt } from '../../src/receipt/receipt.ts'
 import { trustLog, type Verdict, verifyEvidence } from '../../src/receipt/verify.ts'
 import { type Fact, type FactOf, factsOf } from './ledger.ts'
 import type { RelayProcess } from './relay-process.ts'
-import { canonicalPayload, spelledPayload } from './vendors.ts'
+import type { Tenant, TenantName } from './tenants.ts'
+import { canonicalPayload, spelledPayload, tenantOf } from './vendors.ts'
 
 /** All that promises.ts judges: what the ledger saw, and what the relay shows anyone who asks, once faults are over. */
 export interface Evidence {
@@ -22,6 +23,15 @@ export interface Evidence {
   readonly firstLeaf: number
   /** The published keys, by kid. */
   readonly keys: ReadonlyMap<string, KeyObject>
+  readonly tenants: readonly Pick<Tenant, 'name' | 'ids'>[]
+  /** What tenants were answered who asked for the messages of others. */
+  readonly trespasses: readonly Trespass[]
+}
+
+export interface Trespass {
+  readonly by: TenantName
+  readonly path: string
+  readonly status: number
 }
 
 export interface ShownReceipt {
@@ -60,6 +70,7 @@ const backlogPollMs = 250
  */
 export async function gatherEvidence(
   relay: RelayProcess,
+  tenants: readonly Tenant[],
   facts: Evidence['facts'],
   firstLeaf: number,
 ): Promise<Evidence> {
@@ -78,7 +89,27 @@ export async function gatherEvidence(
     return response.ok && post !== undefined ? [await verify(round, post, await response.text())] : []
   })
   const receipts = [...accepted, ...recovered.flat()]
-  return { facts, receipts, messages, log: await readLog(relay), firstLeaf, keys }
+  const trespasses = await trespass(relay, tenants, receipts)
+  return { facts, receipts, messages, log: await readLog(relay), firstLeaf, keys, tenants, trespasses }
+}
+
+/** Messages of each tenant that the others ask for. */
+const coveted = 20
+
+function trespass(relay: RelayProcess, tenants: readonly Tenant[], receipts: readonly ShownReceipt[]) {
+  const asked = tenants.flatMap((tenant) => {
+    const foreign = tenants.flatMap(({ name }) =>
+      name === tenant.name ? [] : receipts.filter(({ post }) => tenantOf(post) === name).slice(-coveted),
+    )
+    return foreign.flatMap(({ receipt: { message } }) =>
+      ['', '/receipt', '/deliveries'].map((part) => ({ tenant, path: `/v1/messages/${message}${part}` })),
+    )
+  })
+  return each(asked, async ({ tenant, path }): Promise<Trespass> => {
+    const response = await relay.call(path, undefined, tenant.tenantKey)
+    await response.text()
+    return { by: tenant.name, path, status: response.status }
+  })
 }
 
 /** The size of the log now: what the vendors add starts there. */
