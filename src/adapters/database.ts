@@ -228,7 +228,7 @@ class PostgresDatabase implements Database {
    *  back tells what it did. */
   #begin(client: pg.PoolClient): Promise<unknown> {
     const begun = this.#unlessLost(client.query(begin), client, DatabaseUnavailable).catch((error: unknown) => {
-      if (error instanceof DatabaseUnavailable) throw error
+      if (error instanceof DatabaseUnavailable && this.#unfit.has(client)) throw error
       throw new CommitUnknown('BEGIN was refused after the first statement was sent', { cause: error })
     })
     begun.catch(() => {}) // whoever waits for the first statement, or for COMMIT, hears of it
@@ -246,7 +246,8 @@ class PostgresDatabase implements Database {
     return client.query({ name, text, values: params.map(encodeParam) })
   }
 
-  /** Passes PostgreSQL's answer on, errors included; turns the end of the connection into `Lost`. */
+  /** Passes PostgreSQL's answer on, errors included; turns the end of the connection into `Lost`. A server without room is
+   *  no server for now, though the connection holds: whoever asks shall come again. */
   async #unlessLost<T>(
     answer: Promise<T>,
     client: pg.PoolClient,
@@ -256,6 +257,7 @@ class PostgresDatabase implements Database {
       return await answer
     } catch (error) {
       if (spoilsConnection(error)) this.#unfit.add(client)
+      if (lacksRoom(error)) throw new DatabaseUnavailable('PostgreSQL has no room for it', { cause: error })
       if (!endsConnection(error)) throw error
       this.#unfit.add(client)
       this.#noteLoss(error)
@@ -275,6 +277,11 @@ class PostgresDatabase implements Database {
 function endsConnection(error: unknown): boolean {
   if (error instanceof pg.DatabaseError) return /^(08|57P0[1-5]|25P0[34])/.test(error.code ?? '')
   return !(error instanceof TypeError || error instanceof RangeError)
+}
+
+/** Class 53, insufficient resources: the disk is full, or memory. The transaction is rolled back. 58030 is the disk, too. */
+function lacksRoom(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && /^(53|58030)/.test(error.code ?? '')
 }
 
 /** Whether this connection's prepared statements have become useless: a migration changed the columns of `select *`
