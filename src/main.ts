@@ -55,8 +55,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     const madeKey = await ensureAdminKey(relay, database, config)
     const { maxPayloadBytes, role } = config
     const { observer, text } = metrics
-    const serves = role === 'delivery' ? 'operation' : 'everything'
-    const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes, serves })
+    const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes })
     ending.push(() => server.close())
     await server.listen({ port: config.port, host: config.host })
     relay.start()

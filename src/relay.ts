@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Config } from './config.ts'
+import type { Config, Role } from './config.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { FailureWatch } from './delivery/failure.ts'
@@ -112,6 +112,8 @@ export class Relay {
   readonly origin: string
   /** True if this start created the log. */
   readonly created: boolean
+  /** What this process does of the story: `ingress` leaves the last stage to others, `delivery` does nothing but that. */
+  readonly role: Role
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
@@ -146,6 +148,7 @@ export class Relay {
     this.issuer = parts.head.issuer
     this.origin = parts.head.origin
     this.created = parts.created
+    this.role = parts.role
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
@@ -409,6 +412,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
 interface RelayParts {
   head: Pick<HeadRow, 'issuer' | 'origin'>
   created: boolean
+  role: Role
   keyring: Keyring
   directory: Directory
   administration: Administration
@@ -442,7 +446,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
+  const { role = 'all', witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
   const witnessKeys = addresses.map(({ key }) => key)
   const trustedLog = logTrust(keyring, origin, witnessKeys)
   const current = await findHead(database)
@@ -479,7 +483,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
-    forwards: options.role !== 'ingress',
+    forwards: role !== 'ingress',
   })
   const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
@@ -498,7 +502,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   return {
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
     ...{ upkeep, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids },
-    ...{ maxQueue, keyTickMs },
+    ...{ maxQueue, keyTickMs, role },
   }
 }
 

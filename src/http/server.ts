@@ -36,8 +36,6 @@ export interface ServerParts {
   /** Prometheus text. */
   readonly metrics: () => Promise<string>
   readonly maxPayloadBytes: number
-  /** `operation`: only what an operator asks of a process that takes no posts. */
-  readonly serves?: 'everything' | 'operation'
 }
 
 /** The edge: HTTP in, problems out. Each route group is a file; who may call it is decided here or at its top. */
@@ -125,14 +123,17 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
       metricsRoute(below, parts.metrics)
     })
   }
-  const groups = parts.serves === 'operation' ? [operation] : [ingest, management, open, operation]
-  for (const group of groups) await app.register(group)
+  const everything = [ingest, management, open, operation, documentation]
+  for (const group of relay.role === 'delivery' ? [operation] : everything) await app.register(group)
+  return app
+}
+
+const documentation: FastifyPluginAsync = async (app) => {
   app.get(
     '/openapi.json',
     { schema: { ...describe('This document'), security: [], response: { 200: Type.Any() } } },
     async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()),
   )
-  return app
 }
 
 const describe = (summary: string) => ({ summary, tags: ['Operation'] })
