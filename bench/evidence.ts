@@ -4,7 +4,7 @@ import { type LogTrust, openCheckpoint, parseCheckpoint } from '../src/log/check
 import { parseVerifierKey } from '../src/log/note.ts'
 import { parseProof } from '../src/log/tlog-proof.ts'
 import { hashLeaf, verifyInclusion } from '../src/log/tree.ts'
-import type { Receipt } from '../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../src/receipt/receipt.ts'
 import type { PayloadMaker } from './payloads.ts'
 import type { Webhook } from './receiver.ts'
 import type { RelayProcess } from './relay-process.ts'
@@ -28,7 +28,7 @@ export async function verifyKept(
   const published = await readPublished(relay)
   const bodies = new Map(webhooks.map(([post, { body }]) => [post, body]))
   for (const [post, text] of receipts) {
-    await verifyReceipt(JSON.parse(text) as Receipt, payload(post), bodies.get(post), published).catch(
+    await verifyReceipt(JSON.parse(text) as MessageReceipt, payload(post), bodies.get(post), published).catch(
       explain('receipt', post),
     )
   }
@@ -50,7 +50,7 @@ async function readPublished(relay: RelayProcess): Promise<Published> {
 }
 
 async function verifyReceipt(
-  receipt: Receipt,
+  receipt: MessageReceipt,
   posted: Uint8Array,
   forwarded: Uint8Array | undefined,
   { jwks, log }: Published,

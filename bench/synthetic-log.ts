@@ -14,6 +14,7 @@ import { openLocalKeyWrapper } from '../src/adapters/key-wrapper-local.ts'
 import { Keyring } from '../src/keyring/keyring.ts'
 import { checkpointSigner } from '../src/log/genesis.ts'
 import { loadEdge } from '../src/log/reader.ts'
+import { leastRetention, statementExpiry } from '../src/log/retention.ts'
 import { advanceHead, entriesBetween, findHead, type HeadRow, insertStatements } from '../src/log/store.ts'
 import { type FullTile, hashLeaf, tileWidth } from '../src/log/tree.ts'
 import { systemClock } from '../src/ports/clock.ts'
@@ -105,7 +106,8 @@ function moveHead(
   advanceHead(tx, from, to)
   const rows = tail.map((entry, i) => ({ leafIndex: to.treeSize - tail.length + i, entry }))
   const filing = { tenantId: null, statedAt: new Date(), kind: 'synthetic', actor: null }
-  const unstated = { ...filing, sealed: Buffer.alloc(400), kid: null, signature: null }
+  const expiresAt = statementExpiry(filing.statedAt, leastRetention)
+  const unstated = { ...filing, sealed: Buffer.alloc(400), kid: null, signature: null, expiresAt }
   insertStatements(
     tx,
     rows.filter(({ leafIndex }) => leafIndex >= from.treeSize).map((row) => ({ ...row, ...unstated })),

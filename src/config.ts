@@ -49,6 +49,10 @@ export interface Config {
   /** `EGRESS_ALLOW`: comma-separated CIDRs that deliveries may go to although they are private, loopback or link-local.
    *  Default: none; but a relay on embedded PostgreSQL, the `local` wrapper and a loopback HOST allows loopback. */
   egressAllow: string[]
+  /** `TRUSTED_PROXIES`: comma-separated CIDRs of the proxies in front of the relay. A call that comes from one of them is
+   *  recorded with the last address in its X-Forwarded-For that is not another of them. Default: none, and the header is
+   *  not looked at. */
+  trustedProxies: string[]
   /** `COUNTERSIGN_ADMIN_KEY`: the first admin key. Absent: one is made at first start and printed once. */
   adminKey: string | undefined
   /** `RETRY_SCHEDULE`: delays between attempts, e.g. `5s,5m,30m,2h,5h,10h,14h,20h,24h` (the default). Milliseconds here. */
@@ -111,11 +115,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       'COUNTERSIGN_ADMIN_KEY must be cs_ + 8 to 32 of a-z0-9 + _ + at least 32 of A-Za-z0-9 (value not shown)',
     )
   }
-  const egressAllow = (env.EGRESS_ALLOW ?? '')
-    .split(',')
-    .map((cidr) => cidr.trim())
-    .filter(Boolean)
-  understood('EGRESS_ALLOW', () => egressAllow.map(parseCidr))
+  const egressAllow = cidrs(env, 'EGRESS_ALLOW')
   if (env.EGRESS_ALLOW === undefined && databaseUrl === undefined && keyWrapper === 'local' && isLoopback(host)) {
     egressAllow.push('127.0.0.0/8', '::1/128')
   }
@@ -137,6 +137,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     s3Prefix: s3Prefix(env.S3_PREFIX),
     s3PathStyle: Boolean(env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL),
     egressAllow,
+    trustedProxies: cidrs(env, 'TRUSTED_PROXIES'),
     adminKey,
     retrySchedule: env.RETRY_SCHEDULE
       ? understood('RETRY_SCHEDULE', () => parseSchedule(env.RETRY_SCHEDULE ?? ''))
@@ -150,6 +151,15 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     witnessQuorum: wholeNumber(env, 'WITNESS_QUORUM', 0, 0, witnesses.length),
     logLevel: oneOf(env, 'LOG_LEVEL', ['info', 'trace', 'debug', 'warn', 'error', 'fatal', 'silent']),
   }
+}
+
+function cidrs(env: NodeJS.ProcessEnv, name: string): string[] {
+  const found = (env[name] ?? '')
+    .split(',')
+    .map((cidr) => cidr.trim())
+    .filter(Boolean)
+  understood(name, () => found.map(parseCidr))
+  return found
 }
 
 /** A parser's own sentence, with the variable it is about. */

@@ -32,6 +32,8 @@ export const errorTable = {
   unauthenticated: [401, 'Send a valid API key as "Authorization: Bearer cs_…", or what this source is set to take.'],
   forbidden: [403, 'This API key may not do that.'],
   not_found: [404, 'There is no such thing here, or this API key may not see it.'],
+  tenant_erased: [410, 'This tenant was erased, and nothing of it can be read. Receipts issued before still verify.'],
+  statement_expired: [410, 'This is older than what is kept. Receipts issued before still verify.'],
   method_not_allowed: [405, 'This route does not take that method.'],
   tier_required: [403, 'Audit-log export needs the Operation tier.'],
   idempotency_key_invalid: [400, 'An Idempotency-Key is 1 to 255 visible ASCII characters.'],

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
-import { checkDurability, openDatabase, urlOf } from './adapters/database.ts'
+import { checkDurability, checkRole, openDatabase, relayRole, urlOf } from './adapters/database.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
@@ -53,9 +53,10 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     }
     const { relay, database, metrics } = await openRelay(config, logger, ending, (error) => void stop(1, error.message))
     const madeKey = await ensureAdminKey(relay, database, config)
-    const { maxPayloadBytes, role } = config
+    const { maxPayloadBytes, trustedProxies, role } = config
     const { observer, text } = metrics
-    const server = await buildServer({ relay, database, logger, observer, metrics: text, maxPayloadBytes })
+    const limits = { maxPayloadBytes, trustedProxies }
+    const server = await buildServer({ relay, database, logger, observer, metrics: text, ...limits })
     ending.push(() => server.close())
     await server.listen({ port: config.port, host: config.host })
     relay.start()
@@ -111,8 +112,9 @@ export async function openRelay(
     ? { connectionString: config.databaseUrl }
     : await startPostgres(config, logger, ending, onLost)
   await migrate(connection, migrations)
-  const database = openDatabase({ connection, poolSize: config.databasePool, logger })
+  const database = openDatabase({ connection, poolSize: config.databasePool, role: relayRole, logger })
   ending.push(() => database.close())
+  await checkRole(database)
   await checkDurability(database, logger)
 
   const wrapper = keyWrapper ?? (await openKeyWrapper(config.keyWrapper, config, logger))

@@ -1,12 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Config, Role } from './config.ts'
+import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Endpoints } from './delivery/endpoints.ts'
 import { FailureWatch } from './delivery/failure.ts'
 import { EgressGuard } from './delivery/guard.ts'
 import { Notices } from './delivery/notices.ts'
 import { Reconciler } from './delivery/reconciler.ts'
-import { type DeliveryRow, deliveriesOf } from './delivery/store.ts'
+import { type DeliveryRow, deliveriesOf, leavesOfDeliveries } from './delivery/store.ts'
 import { type Audience, everyone } from './delivery/subscription.ts'
 import { Upkeep } from './delivery/upkeep.ts'
 import { openWitnessPoster } from './delivery/witness-poster.ts'
@@ -21,11 +22,16 @@ import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
 import { type KeyPurpose, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
+import { AuditLog } from './log/audit.ts'
+import { Calls } from './log/calls.ts'
 import type { LogTrust } from './log/checkpoint.ts'
 import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
+import { Partitions } from './log/partitions.ts'
+import { type ConsistencyProof, findConsistency, findInclusion, findLeaf, type InclusionProof } from './log/proofs.ts'
 import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
-import { findEntries, findTile, proveAt, proveNow, readStatement } from './log/reader.ts'
+import { findEntries, findTile } from './log/reader.ts'
+import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
@@ -34,6 +40,7 @@ import { TileCache } from './log/tile-cache.ts'
 import { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
 import { IdMaker } from './message/id.ts'
+import { parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
 import { findMessage, payloadContext, type StoredMessage, storeMessages } from './message/store.ts'
 import type { Clock } from './ports/clock.ts'
@@ -45,6 +52,7 @@ import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
 import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
+import { Receipts } from './receipt/receipts.ts'
 import {
   type CheckpointOpener,
   type Evidence,
@@ -55,9 +63,13 @@ import {
   verifyEvidence,
 } from './receipt/verify.ts'
 import { Administration } from './tenant/administration.ts'
+import { Archive } from './tenant/archive.ts'
 import { Directory } from './tenant/directory.ts'
+import { Expiry } from './tenant/expiry.ts'
+import type { Tenant } from './tenant/records.ts'
 import { SourceGate } from './tenant/source-gate.ts'
 import { Sources } from './tenant/sources.ts'
+import { retentionsChosen } from './tenant/store.ts'
 
 /** What the relay stands on; chosen once, in main.ts. */
 export interface Adapters {
@@ -103,6 +115,9 @@ export interface Acceptance {
 /** A message that waited this long for a place would only wait longer: say so instead. Seconds. */
 const overloadedRetryAfterS = 1
 
+/** How often somebody looks whether a month is over. */
+const retentionTickMs = 3_600_000
+
 /**
  * The story: what happens to a message, and what can be asked about it afterwards. Each step is a stage of the river in
  * DESIGN.md section 1; this class only says in which order they come.
@@ -123,13 +138,18 @@ export class Relay {
   readonly endpoints: Endpoints
   readonly notices: Notices
   readonly sequencer: Sequencer
+  readonly calls: Calls
+  readonly audit: AuditLog
+  readonly receipts: Receipts
   readonly worker: DeliveryWorker
   readonly upkeep: Upkeep
   readonly rotation: KeyRotation
+  readonly retention: RetentionRun
+  readonly archive: Archive
   readonly policy: KeyPolicy
   readonly witnesses: Witnesses
+  readonly #abandonment: Abandonment
   readonly #adapters: Adapters
-  readonly #dataKeys: DataKeys
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
   readonly #closePoster: () => Promise<void>
@@ -142,6 +162,7 @@ export class Relay {
   /** Posts that are being accepted: waiting for a signature, for their batch, or for its commit. */
   #underWay = 0
   #keyTicksFailed = 0
+  #retentionAtMs = 0
   #keeping: Promise<void> = Promise.resolve()
 
   private constructor(parts: RelayParts) {
@@ -157,14 +178,19 @@ export class Relay {
     this.endpoints = parts.endpoints
     this.notices = parts.notices
     this.sequencer = parts.sequencer
+    this.calls = parts.calls
+    this.audit = parts.audit
+    this.receipts = parts.receipts
     this.worker = parts.worker
     this.upkeep = parts.upkeep
     this.rotation = parts.rotation
+    this.retention = parts.retention
+    this.archive = parts.archive
+    this.#abandonment = parts.abandonment
     this.policy = parts.policy
     this.witnesses = parts.witnesses
     this.#keyTickMs = parts.keyTickMs
     this.#adapters = parts.adapters
-    this.#dataKeys = parts.dataKeys
     this.#append = parts.append
     this.#publisher = parts.publisher
     this.#closePoster = parts.closePoster
@@ -181,7 +207,7 @@ export class Relay {
   start(): void {
     this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
     this.upkeep.start()
-    if (this.#keyTickMs > 0) this.#keeping = this.#keepKeys()
+    if (this.#keyTickMs > 0) this.#keeping = this.#keepHouse()
   }
 
   /**
@@ -209,44 +235,28 @@ export class Relay {
   }
 
   /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */
-  async getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
-    const message = await findMessage(this.#adapters.database, id)
-    if (message === undefined || (tenantId !== null && message.tenantId !== tenantId)) throw new RelayError('not_found')
-    return message
-  }
-
-  /** The payload, opened: canonical JSON, or the bytes as posted. */
-  async payloadOf(message: StoredMessage): Promise<Uint8Array> {
-    const dataKey = await this.#dataKeys.get(this.#adapters.database, message.tenantId)
-    return dataKey.open(message.payload, payloadContext(message.tenantId, message.id))
-  }
-
-  /** A receipt with the signature of acceptance and a proof in the newest checkpoint, or the newest that was cosigned. */
-  async receiptOf(message: StoredMessage): Promise<Receipt> {
-    const { database } = this.#adapters
-    const { statement, kid, signature } = await readStatement(database, this.#dataKeys, message.leafIndex)
-    if (kid === null || signature === null) throw new Error(`the statement of ${message.id} is not signed`)
-    const place = await this.#placeOf(message.leafIndex)
-    return issueReceipt(draftReceipt(message.id, { statement, kid, signature }, this.keyring), place, this.#trust)
-  }
-
-  /** A leaf's proof, in the newest checkpoint that witnesses cosigned if it is as old as that, else in the newest. */
-  async #placeOf(leafIndex: number) {
-    const { database } = this.#adapters
-    const cosigned = await this.witnesses.covering(leafIndex)
-    if (cosigned === undefined) {
-      const { head, proof } = await proveNow(database, this.#tiles, leafIndex)
-      return { leafIndex, proof, checkpoint: head.checkpoint }
-    }
-    return {
-      leafIndex,
-      proof: await proveAt(database, this.#tiles, leafIndex, cosigned.treeSize),
-      checkpoint: cosigned.note,
-    }
+  getMessage(tenantId: string | null, id: string): Promise<StoredMessage> {
+    return this.archive.get(tenantId, id)
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
     return deliveriesOf(this.#adapters.database, message.id)
+  }
+
+  /** Erases a tenant, and gives up on what it is still owed. Should that be cut short, the next look at retention goes on. */
+  async eraseTenant(actor: string, tenantId: string): Promise<Tenant> {
+    const tenant = await this.administration.eraseTenant(actor, tenantId)
+    await this.directory.refresh()
+    await this.#abandonment.ofErased()
+    return tenant
+  }
+
+  /** Where everything stands that was stated about a message of this tenant; nowhere, if it has no such message. */
+  async leavesOf(tenantId: string, id: string): Promise<number[]> {
+    const { database } = this.#adapters
+    const message = await findMessage(database, id)
+    if (message?.tenantId !== tenantId) return []
+    return [message.leafIndex, ...(await leavesOfDeliveries(database, id))]
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
@@ -279,6 +289,19 @@ export class Relay {
 
   entries(index: number, width: number): Promise<Uint8Array[] | undefined> {
     return findEntries(this.#adapters.database, index, width)
+  }
+
+  /** Undefined where the log has not got so far. */
+  findInclusion(leafIndex: number, size: number | undefined): Promise<InclusionProof | undefined> {
+    return findInclusion(this.#adapters.database, this.#tiles, leafIndex, size)
+  }
+
+  findConsistency(fromSize: number, size: number | undefined): Promise<ConsistencyProof | undefined> {
+    return findConsistency(this.#adapters.database, this.#tiles, fromSize, size)
+  }
+
+  findLeaf(entry: Uint8Array): Promise<number | undefined> {
+    return findLeaf(this.#adapters.database, entry)
   }
 
   /** What is due, and when each purpose rotates next by the policy. */
@@ -348,21 +371,37 @@ export class Relay {
     await this.keyring.close()
   }
 
-  async #keepKeys(): Promise<void> {
+  /** One look at what has expired. Never rejects: what fails, such as because somebody is reading, is tried in an hour. */
+  async lookAfterRetention(): Promise<void> {
+    const { clock, logger } = this.#adapters
+    if (clock.now().getTime() - this.#retentionAtMs < retentionTickMs) return
+    this.#retentionAtMs = clock.now().getTime()
+    await this.retention
+      .tick()
+      .catch((error: unknown) => logger.warn({ err: error }, 'retention failed, will try again'))
+  }
+
+  async #keepHouse(): Promise<void> {
     const { signal } = this.#stopping
+    const { logger } = this.#adapters
     while (!signal.aborted) {
       await this.lookAfterKeys()
+      // A process that serves nobody must hear all the same that a tenant was erased.
+      await this.directory.refresh().catch((error: unknown) => logger.debug({ err: error }, 'directory.refresh failed'))
+      await this.lookAfterRetention()
       await delay(this.#keyTickMs, undefined, { signal }).catch(() => {})
     }
   }
 
-  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused. */
+  /** The same Idempotency-Key again: the same payload gets a receipt for the same message, another payload is refused.
+   *  Its statement knows, also when the payload itself has expired. */
   async #repeat(id: string, message: Message): Promise<Receipt> {
     const before = await this.getMessage(message.tenantId, id)
-    const payload = await this.payloadOf(before)
-    if (before.contentType !== message.contentType || Buffer.compare(payload, message.payload) !== 0)
-      throw new RelayError('idempotency_key_reused')
-    return this.receiptOf(before)
+    const receipt = await this.receipts.issue(await this.receipts.find(before.tenantId, before.leafIndex))
+    const { payload } = parseJson(Buffer.from(receipt.payload, 'base64url')) as { payload: { sha256: string } }
+    const same = payload.sha256 === Buffer.from(message.sha256).toString('base64url')
+    if (!same || before.contentType !== message.contentType) throw new RelayError('idempotency_key_reused')
+    return receipt
   }
 }
 
@@ -372,23 +411,25 @@ interface Appending {
   readonly database: Database
   readonly keyring: Keyring
   readonly dataKeys: DataKeys
+  readonly expiry: Expiry
   readonly sequencer: Sequencer
   readonly worker: DeliveryWorker
 }
 
 /** The middle of the story, for a vendor's message and for one of our own: stated, signed, sealed, and committed with what
  *  it is owed to. */
-function appending({ issuer, database, keyring, dataKeys, sequencer, worker }: Appending) {
+function appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker }: Appending) {
   return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
-    const draft = draftReceipt(message.id, signed, keyring)
+    const draft = draftReceipt({ message: message.id }, signed, keyring)
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
+    const kept = { message, sealed, ...(await expiry.of(message)) }
     const place = await sequencer.append({
       stated,
       signed,
-      effects: [bind(storeMessages, { message, sealed }), bind(worker.owe, { message, signed, audience })],
+      effects: [bind(storeMessages, kept), bind(worker.owe, { message, signed, audience })],
     })
     return { draft, place }
   }
@@ -400,6 +441,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   tenant: message.tenantId,
   source: message.sourceId,
   actor: message.actor,
+  ...(message.request && { request: message.request }),
   ...(message.authentication !== undefined && { authentication: message.authentication }),
   payload: {
     bytes: message.payload.length,
@@ -422,9 +464,15 @@ interface RelayParts {
   notices: Notices
   append: ReturnType<typeof appending>
   sequencer: Sequencer
+  calls: Calls
+  audit: AuditLog
+  receipts: Receipts
   worker: DeliveryWorker
   upkeep: Upkeep
   rotation: KeyRotation
+  retention: RetentionRun
+  archive: Archive
+  abandonment: Abandonment
   policy: KeyPolicy
   witnesses: Witnesses
   keyTickMs: number
@@ -455,10 +503,14 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const tiles: TileCache = new TileCache(() => sequencer.edge)
   const witnesses = new Witnesses({ witnesses: addresses, quorum, database, tiles, post, clock, logger })
   const publisher = new CheckpointPublisher(objectStore, witnesses.cosign, logger)
+  const partitions = new Partitions(database)
+  const directory = new Directory(database, clock, dataKeys)
   const sequencer = new Sequencer({
     database,
     dataKeys,
     observer,
+    partitions,
+    retentionOf: (tenantId) => directory.retentionOf(tenantId),
     signCheckpoint: checkpointSigner(keyring, origin),
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
@@ -469,8 +521,9 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     observer.treeGrew(current.treeSize)
   }
   const ids = new IdMaker()
-  const directory = new Directory(database, clock, dataKeys)
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
+  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const calls = new Calls({ sequencer, clock, issuer, ids, logger, mostUnderWay: maxQueue })
   const administration = new Administration({ database, acts, dataKeys, clock, ids })
   const sources = new Sources({ database, acts, administration, dataKeys, clock, ids })
   const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
@@ -485,7 +538,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     pollMs: options.pollMs ?? 1000,
     forwards: role !== 'ingress',
   })
-  const append = appending({ issuer, database, keyring, dataKeys, sequencer, worker })
+  const expiry = new Expiry(directory, partitions)
+  const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
   const { health } = worker
   const pauseAfterMs = options.pauseAfterDays * 86_400_000
@@ -494,15 +548,26 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   })
   const reconciler = new Reconciler({ database, clock, logger, observer })
   const upkeep = new Upkeep({ failures, reconciler, health, clock, logger, everyMs: options.upkeepMs ?? 10_000 })
+  const archive = new Archive({ database, dataKeys, directory, clock })
+  const abandonment = new Abandonment({ database, sequencer, clock, issuer })
+  const retention = new RetentionRun({
+    ...{ database, acts, partitions, clock, logger },
+    retentions: () => retentionsChosen(database),
+    giveUp: async () => {
+      await abandonment.ofErased()
+      await abandonment.ofExpired()
+    },
+  })
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
-  const { maxQueue, policy, keyTickMs = 2000 } = options
+  const audit = new AuditLog(database, dataKeys, clock)
+  const receipts = new Receipts({ database, dataKeys, keyring, tiles, witnesses, trust, issuer, clock })
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
-    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, worker },
-    ...{ upkeep, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster, tiles, trust, ids },
-    ...{ maxQueue, keyTickMs, role },
+    ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
+    ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, role, retention, archive, abandonment, upkeep },
   }
 }
 

@@ -26,6 +26,7 @@ const edges: Record<string, readonly string[]> = {
 /** Who may import a package: one folder or file each, so that what it does for us can be seen in one place. */
 const packages: Record<string, readonly string[]> = {
   '@fastify/swagger': ['http'],
+  cbor2: ['receipt/cose.ts'],
   canonicalize: ['message/canonical.ts'],
   fastify: ['http'],
   'ipaddr.js': ['delivery/guard.ts'],

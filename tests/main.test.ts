@@ -116,6 +116,7 @@ test.each([
   ['DATABASE_URL', 'mysql://x'],
   ['PUBLIC_URL', 'relay.example.com'],
   ['EGRESS_ALLOW', '10.0.0.0/99'],
+  ['TRUSTED_PROXIES', 'loopback'],
   ['RETRY_SCHEDULE', '5 seconds'],
 ])('%s=%s is refused at start by name', async (name, value) => {
   const relay = start({ [name]: value })

@@ -44,8 +44,13 @@ export interface DatabaseOptions {
   readonly connection: Connection
   /** Connections held at most. */
   readonly poolSize: number
+  /** Under which role statements run, from the first byte on; the login's own where absent (migrations, tests). */
+  readonly role?: string
   readonly logger: Pick<BaseLogger, 'info' | 'warn'>
 }
+
+/** What the relay may do, and no more: src/migrations/0006_roles.sql. */
+export const relayRole = 'countersign_relay'
 
 /** Opens a pool. Connects on first use, so this cannot fail; {@link checkDurability} is the natural first use. */
 export function openDatabase(options: DatabaseOptions): Database {
@@ -59,6 +64,8 @@ const listenAgainMs = 1_000
 const maxTexts = 1_000
 const applicationName = 'countersign'
 const begin = 'begin isolation level read committed'
+const becomeReader = `
+  select set_config('role', 'countersign_reader', true), set_config('countersign.tenant', $1, true)`
 
 class PostgresDatabase implements Database {
   readonly #connection: Connection
@@ -70,7 +77,7 @@ class PostgresDatabase implements Database {
   #down = false
   #closing: Promise<void> | undefined
 
-  constructor({ connection, poolSize, logger }: DatabaseOptions) {
+  constructor({ connection, poolSize, role, logger }: DatabaseOptions) {
     this.#logger = logger
     this.#connection = connection
     this.#pool = new pg.Pool({
@@ -82,7 +89,7 @@ class PostgresDatabase implements Database {
       statement_timeout: statementTimeoutMs,
       // Every statement of ours finds its rows by an index. But one that was planned while its table was empty would go
       // on reading the table whole when it is not: measured, that tripled what recording an attempt cost.
-      options: '-c enable_seqscan=off',
+      options: `-c enable_seqscan=off${role === undefined ? '' : ` -c role=${role}`}`,
       idle_in_transaction_session_timeout: statementTimeoutMs,
       // The server's own timeouts do not reach us over a dead network path. Then this one destroys the connection.
       query_timeout: statementTimeoutMs + 5_000,
@@ -162,9 +169,10 @@ class PostgresDatabase implements Database {
     }
   }
 
-  readAs<T>(_tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T> {
+  readAs<T>(tenantId: string, work: (tx: Tx) => Promise<T>): Promise<T> {
     return this.transaction(async (tx) => {
       tx.send('set transaction isolation level repeatable read read only')
+      tx.send(becomeReader, [tenantId]) // both end with the transaction; row-level security does the rest
       return work(tx)
     })
   }
@@ -182,9 +190,13 @@ class PostgresDatabase implements Database {
         try {
           await client.connect()
           session = client
-          await client.query(`listen ${channel}`)
-          onNotice()
-          await over
+          if (ended)
+            await client.end() // closed while it was connecting
+          else {
+            await client.query(`listen ${channel}`)
+            onNotice()
+            await over
+          }
         } catch {
           client.end().catch(() => {})
         }
@@ -335,6 +347,7 @@ export class StartupRefused extends OperatorError {
 export type StartupRefusal =
   | 'database_not_durable'
   | 'database_too_old'
+  | 'database_role_missing'
   | 'migration_changed'
   | 'migration_invalid'
   | 'schema_newer'
@@ -342,6 +355,22 @@ export type StartupRefusal =
   | 'postgres_not_startable'
   | 'postgres_unsupported_platform'
   | 'socket_folder_unsafe'
+
+/** A login that may not act under the relay's role must not act at all: under its own name it could change the log. */
+export async function checkRole(database: Database): Promise<void> {
+  const advice = `src/migrations/0006_roles.sql says which roles there are: grant them to the login of DATABASE_URL`
+  const [row] = await database.query<{ role: string }>('select current_user as role').catch((error: unknown) => {
+    // Insufficient privilege, or no such role, is how PostgreSQL refuses the connection.
+    const refusal = error instanceof DatabaseUnavailable ? error.cause : undefined
+    if (!(refusal instanceof pg.DatabaseError && /^(42501|22023)$/.test(refusal.code ?? ''))) throw error
+    throw new StartupRefused('database_role_missing', `${refusal.message}; ${advice}`, { cause: error })
+  })
+  if (row?.role === relayRole) return
+  throw new StartupRefused(
+    'database_role_missing',
+    `PostgreSQL runs us as ${row?.role}, not as ${relayRole}; ${advice}`,
+  )
+}
 
 const oldestVersion = 15
 

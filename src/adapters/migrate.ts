@@ -22,7 +22,8 @@ interface Migration {
 /**
  * Applies what is missing from `folder` and returns the names applied, in order.
  * Rejects with {@link StartupRefused}: `migration_invalid` (a file's name or number), `migration_changed` (an applied
- * file is not what it was), `schema_newer` (this program is older than the schema); or with PostgreSQL's own error,
+ * file is not what it was), `schema_newer` (this program is older than the schema), `database_role_missing` (the login may
+ * not do what a file needs, and the message says what an administrator must run); or with PostgreSQL's own error,
  * after rolling back the file it came from.
  */
 export async function migrate(connection: Connection, folder: string): Promise<string[]> {
@@ -41,6 +42,8 @@ export async function migrate(connection: Connection, folder: string): Promise<s
     await session.close()
   }
 }
+
+const insufficientPrivilege = '42501'
 
 /** Any constant: advisory locks share one number space per database. */
 const migrationLock = 0x6d69_6772
@@ -100,6 +103,8 @@ async function apply(session: Session, { version, name, sha256, text }: Migratio
     await session.query('commit')
   } catch (error) {
     await session.query('rollback').catch(() => {}) // the first error says more
-    throw error
+    if ((error as { code?: unknown }).code !== insufficientPrivilege) throw error
+    const { message } = error as Error
+    throw new StartupRefused('database_role_missing', `migration ${version} (${name}): ${message}`, { cause: error })
   }
 }

@@ -56,17 +56,19 @@ function tell({ verdict, checks, statement }: Verdict, options: VerifyOptions): 
     verdict === 'valid' && statement !== undefined
       ? `valid: ${statement.kind} ${statement.sub}, stated by ${statement.iss} at ${timeOf(statement.iat)}`
       : `invalid: ${failed} of ${checks.length} checks failed`
-  return [...made, ...omissions(options).map((omission) => `! ${omission}`), '', last, ''].join('\n')
+  return [...made, ...omissions(options, statement).map((omission) => `! ${omission}`), '', last, ''].join('\n')
 }
 
-function omissions({ payload, jwks, vkey, witnesses }: VerifyOptions): string[] {
+function omissions({ payload, jwks, vkey, witnesses }: VerifyOptions, statement: Verdict['statement']): string[] {
   const insecure = [jwks, vkey ?? ''].filter((where) => isUrl(where) && !isTrustworthy(new URL(where)))
   return [
     ...(vkey === undefined ? ['INCLUSION IN THE LOG WAS NOT CHECKED: give the keys of the log with --vkey'] : []),
     ...(vkey !== undefined && witnesses.length === 0
       ? ['no witness was demanded, so another party may be shown another log']
       : []),
-    ...(payload === undefined ? ['no payload was given, so none was compared with the receipt'] : []),
+    ...(payload === undefined && statement?.kind === 'message.accepted'
+      ? ['no payload was given, so none was compared with the receipt']
+      : []),
     ...insecure.map((where) => `${where} came over plain http, where anyone on the way can replace the keys`),
   ]
 }

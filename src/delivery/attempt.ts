@@ -75,8 +75,13 @@ export class Attempts {
   }
 
   async #make(delivery: ClaimedDelivery): Promise<Strain> {
-    const { keyring, client, clock, claims, health, onGone } = this.#parts
+    const { keyring, client, clock, claims, directory, health, onGone } = this.#parts
     const { cargo } = delivery
+    // Whoever was erased is sent nothing any more, not even from memory; abandonment.ts says so in the log.
+    if (directory.isErased(delivery.tenantId)) {
+      claims.drop(delivery)
+      return 'unchanged'
+    }
     const endpoint = await this.#endpointNow(delivery)
     if (endpoint === undefined) return this.#abandon(delivery, 'endpoint_deleted')
     if (endpoint.pausedAt !== null) {

@@ -2,15 +2,11 @@ import type { DataKeys } from '../keyring/data-keys.ts'
 import { receiptHeader } from '../keyring/jws.ts'
 import { readStatement } from '../log/reader.ts'
 import type { SignedStatement } from '../log/statement.ts'
-import { canonicalJson } from '../message/canonical.ts'
 import { sha256 } from '../message/digest.ts'
-import type { JsonValue } from '../message/json.ts'
-import { parseJsonPath, valueAt } from '../message/json-path.ts'
 import type { Message } from '../message/message.ts'
 import { findMessage, payloadContext } from '../message/store.ts'
 import type { Database } from '../ports/database.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
-import type { Endpoint } from '../tenant/records.ts'
 import type { Cargo, ClaimedDelivery } from './delivery.ts'
 
 /** What is sent of a message, whoever gets it. */
@@ -28,25 +24,13 @@ export async function loadFreight(
 ): Promise<Freight> {
   const message = await findMessage(database, messageId)
   if (message === undefined) throw new Error(`message ${messageId} is owed but does not exist`)
+  if (message.payload === null) throw new Error(`the payload of ${messageId} expired while it was owed`)
   const dataKey = await dataKeys.get(database, tenantId)
   const payload = dataKey.open(message.payload, payloadContext(tenantId, messageId))
   const { statement, kid, signature } = await readStatement(database, dataKeys, message.leafIndex)
   if (kid === null || signature === null) throw new Error(`the statement of ${messageId} is not signed`)
   const contentType = message.contentType ?? canonicalType
   return { payload, contentType, sha256: sha256(payload), receipt: compact({ statement, kid, signature }) }
-}
-
-/**
- * What deliveries of an endpoint that keeps an order must share to wait for each other; null if it keeps none. The value
- * at the key is hashed, with the endpoint: the queue shows which deliveries share one, and not what it says. (Whoever can
- * read the queue could still try out likely values.)
- */
-export function orderKeyOf({ id, options: { ordering } }: Endpoint, value: JsonValue | undefined): string | null {
-  if (ordering.kind === 'none') return null
-  if (ordering.key === null) return 'all'
-  const found = valueAt(value, parseJsonPath(ordering.key))
-  if (found === undefined) return 'none'
-  return sha256(Buffer.concat([Buffer.from(`${id}\0`), canonicalJson({ found })])).toString('base64url')
 }
 
 /** Of a payload that is canonical JSON, which messages need not say. */

@@ -1,7 +1,7 @@
 import type { Tx } from '../ports/database.ts'
 
 /** Any constant will do: only one process at a time reconciles. */
-const lock = `select pg_try_advisory_xact_lock(4857264072) as "locked"`
+const lock = `select pg_try_advisory_xact_lock(4857264075) as "locked"`
 
 export async function lockReconciler(tx: Tx): Promise<boolean> {
   const [row] = await tx.query<{ locked: boolean }>(lock)

@@ -3,13 +3,13 @@ import { RelayError } from '../errors.ts'
 import type { Sequencer } from '../log/sequencer.ts'
 import { type AuditEvent, state } from '../log/statement.ts'
 import type { Clock } from '../ports/clock.ts'
-import type { Transaction } from '../ports/database.ts'
-import { type AfterCommit, type Bound, bind, type Effect, type Sequenced } from '../ports/effect.ts'
-import { wakeBacklogs } from './claim-store.ts'
+import { type Bound, bind, type Effect } from '../ports/effect.ts'
+import { abandonments } from './abandonment.ts'
 import type { Claims } from './claims.ts'
 import type { Outcome } from './client.ts'
 import { type AttemptRecord, type ClaimedDelivery, subjectOf } from './delivery.ts'
-import { abandonDeliveries, passTurns, recordAttempts } from './store.ts'
+import { letNextFollow } from './order.ts'
+import { recordAttempts } from './store.ts'
 
 export interface MadeAttempt {
   readonly number: number
@@ -30,7 +30,7 @@ export class Recorder {
   readonly #issuer: string
   readonly #onBacklog: () => void
 
-  /** `onBacklog` is told when another delivery got its turn. */
+  /** `onBacklog` is told when another delivery may have got its turn. */
   constructor(parts: {
     sequencer: Sequencer
     claims: Claims
@@ -67,7 +67,7 @@ export class Recorder {
 
   async abandoned(delivery: ClaimedDelivery, attempts: number, reason: AbandonReason): Promise<void> {
     const event = { kind: 'delivery.abandoned', ...subjectOf(delivery), attempts, reason } as const
-    await this.#state(delivery, event, bind(this.#abandonments, delivery))
+    await this.#state(delivery, event, bind(abandonments, { ...delivery, at: this.#clock.now() }))
   }
 
   readonly #attempts: Effect<{
@@ -83,35 +83,10 @@ export class Recorder {
           return { id, claim, nextAttemptAt, record: { ...record, leaf_index: leafIndex } }
         }),
       )
-      return this.#passTurns(
-        tx,
-        rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery),
-      )
+      const settled = rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery)
+      letNextFollow(tx, settled, this.#clock.now())
+      return undefined
     },
-  }
-
-  readonly #abandonments: Effect<ClaimedDelivery> = {
-    write: async (tx, rows: readonly Sequenced<ClaimedDelivery>[]) => {
-      abandonDeliveries(
-        tx,
-        rows.map(({ row }) => row.id),
-      )
-      return this.#passTurns(
-        tx,
-        rows.map(({ row }) => row),
-      )
-    },
-  }
-
-  /** What keeps an order is followed by the next of it, and only now: the other is settled in the same transaction. */
-  #passTurns(tx: Transaction, settled: readonly ClaimedDelivery[]): AfterCommit | undefined {
-    const turns = settled.flatMap(({ endpointId, tenantId, orderKey }) =>
-      orderKey === null ? [] : [{ endpointId, tenantId, orderKey }],
-    )
-    if (turns.length === 0) return undefined
-    passTurns(tx, turns)
-    wakeBacklogs(tx, turns, this.#clock.now())
-    return this.#onBacklog
   }
 
   /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */
@@ -120,6 +95,7 @@ export class Recorder {
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, 2000)) {
       try {
         await this.#sequencer.append({ stated, effects: [effect], patient: true })
+        if (delivery.orderKey !== null) this.#onBacklog()
         return
       } catch (error) {
         const passing = error instanceof RelayError && error.code === 'storage_unavailable'

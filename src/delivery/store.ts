@@ -1,4 +1,5 @@
 import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
+import type { ClaimedRow } from './claim-store.ts'
 import type { AttemptRecord } from './delivery.ts'
 
 export interface NewDelivery {
@@ -115,13 +116,45 @@ const recordFailed = `
 
 const settleAbandoned = `
   with abandoned as (
-    delete from deliveries where id = any($1::text[])
-    returning id, tenant_id, message_id, endpoint_id, attempts)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, state)
+    delete from deliveries d
+     using unnest($1::text[], $2::bigint[]) as given_up (id, leaf_index)
+     where d.id = given_up.id
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.attempts, given_up.leaf_index)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, attempts, abandoned_leaf, state)
   select *, 'abandoned' from abandoned`
 
-export const abandonDeliveries = (tx: Transaction, ids: readonly string[]): void =>
-  tx.send(settleAbandoned, [textArray(ids)])
+/** Each with the leaf of the statement that it was given up. */
+export const abandonDeliveries = (tx: Transaction, rows: readonly { id: string; leafIndex: number }[]): void =>
+  tx.send(settleAbandoned, [textArray(rows.map((row) => row.id)), int8Array(rows.map((row) => row.leafIndex))])
+
+/** A delivery that will never be made. */
+export type HopelessDelivery = ClaimedRow
+
+const selectOfErased = `
+  select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
+         d.order_key as "orderKey", jsonb_array_length(d.attempts) as attempts
+    from deliveries d join tenants t on t.id = d.tenant_id
+   where t.erased_at > $1
+   limit $2`
+
+/** What is owed by tenants that were erased after `since`. Looks at all deliveries where there is such a tenant. */
+export const pendingOfErased = (tx: Tx, since: Date, limit: number): Promise<HopelessDelivery[]> =>
+  tx.query(selectOfErased, [since, limit])
+
+// No payload is kept for less than 30 days, so only what is older is looked at.
+const selectOfExpired = `
+  select d.id, d.tenant_id as "tenantId", d.message_id as "messageId", d.endpoint_id as "endpointId",
+         d.order_key as "orderKey", jsonb_array_length(d.attempts) as attempts
+    from deliveries d
+    join messages m on m.id = d.message_id
+    left join payloads p on p.leaf_index = m.leaf_index
+   where d.message_id < message_id_at($1::timestamptz - interval '30 days')
+     and (p.expires_at is null or p.expires_at <= $1)
+   order by d.message_id limit $2`
+
+/** What is owed and cannot be sent, because its payload has expired. */
+export const pendingOfExpired = (tx: Tx, now: Date, limit: number): Promise<HopelessDelivery[]> =>
+  tx.query(selectOfExpired, [now, limit])
 
 /** The place in an order that a settled delivery leaves to the next. */
 export interface Turn {
@@ -161,6 +194,21 @@ const selectDeliveries = `
 
 export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> =>
   tx.query(selectDeliveries, [messageId])
+
+const selectLeaves = `
+  with owed as (
+    select attempts, null::bigint as abandoned_leaf from deliveries where message_id = $1
+     union all
+    select attempts, abandoned_leaf from settled_deliveries where message_id = $1)
+  select (attempt ->> 'leaf_index')::bigint as "leafIndex" from owed, jsonb_array_elements(attempts) as attempt
+   union all
+  select abandoned_leaf from owed where abandoned_leaf is not null`
+
+/** Where in the log everything stands that was stated about the deliveries of a message. */
+export async function leavesOfDeliveries(tx: Tx, messageId: string): Promise<number[]> {
+  const rows = await tx.query<{ leafIndex: number }>(selectLeaves, [messageId])
+  return rows.map((row) => row.leafIndex)
+}
 
 const selectOldest = `
   select next_attempt_at as "dueAt" from deliveries where waits_for is null order by next_attempt_at limit 1`

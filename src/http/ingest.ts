@@ -1,13 +1,13 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RelayError } from '../errors.ts'
 import { type JsonObject, parsePayload } from '../message/json.ts'
-import { receiptMediaType } from '../receipt/receipt.ts'
+import { aboutOf, receiptMediaType } from '../receipt/receipt.ts'
 import type { Relay } from '../relay.ts'
 import { hashSecret } from '../tenant/api-key.ts'
 import type { Source } from '../tenant/records.ts'
 import { deliveryHeaders } from '../tenant/scheme.ts'
 import type { Credential } from '../tenant/source-gate.ts'
-import { authenticate } from './authenticate.ts'
+import { callBy, identify, requestOf } from './calls.ts'
 import { ReceiptAnswer } from './schemas.ts'
 
 declare module 'fastify' {
@@ -40,11 +40,11 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
     const found = await findSource(relay, request)
     if (found === undefined || found.settings.authentication.scheme === 'api_key') {
       const { source, actor } = await checkKey(relay, request, found)
-      relay.gate.approach(source, request.ip)
+      relay.gate.approach(source, requestOf(request).address)
       relay.gate.pass(source)
       request.approach = { source, credential: { actor, authentication: undefined, signedIdentity: undefined } }
     } else {
-      await asIfUnknown(relay, request, found, () => relay.gate.approach(found, request.ip))
+      await asIfUnknown(relay, request, found, () => relay.gate.approach(found, requestOf(request).address))
       const decided = relay.gate.expectBody(found)
       reply.raw.once('close', decided)
       request.approach = { source: found, credential: undefined, decided }
@@ -56,18 +56,23 @@ export function ingestRoutes(app: FastifyInstance, relay: Relay): void {
     const { source } = approach
     const raw = request.body instanceof Uint8Array ? request.body : new Uint8Array(0)
     const credential = approach.credential ?? (await judge(relay, request, approach, raw))
+    request.call ??= callBy(credential.actor, source.tenantId)
+    const { call } = request
     const challenge = credential.authentication === 'slack' ? readSlackChallenge(raw) : undefined
     if (challenge !== undefined) return reply.type('text/plain').send(challenge)
     const { receipt, repeated } = await relay.accept({
       ...credential,
       tenantId: source.tenantId,
       sourceId: source.id,
+      request: requestOf(request),
       canonicalization: source.settings.canonicalization,
       raw,
       contentType: request.headers['content-type'],
       idempotencyKey: idempotencyKeyOf(request, source),
     })
     if (repeated) reply.header('idempotency-replayed', 'true')
+    if (repeated) call.facts.message = aboutOf(receipt)
+    else call.stated = true
     reply.code(202).type(receiptMediaType)
     return JSON.stringify(receipt)
   }
@@ -107,7 +112,8 @@ const findSource = (relay: Relay, { params }: FastifyRequest): Promise<Source | 
 
 /** Lets pass who holds an ingest key of this source. Another tenant's source and one that never was answer alike. */
 async function checkKey(relay: Relay, request: FastifyRequest, source: Source | undefined) {
-  const principal = await authenticate(request, relay.directory)
+  await identify(request, relay)
+  const { principal } = request
   if (source === undefined || (principal.role !== 'admin' && principal.tenantId !== source.tenantId)) {
     throw new RelayError('not_found')
   }

@@ -18,6 +18,7 @@ export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions =>
       { name: 'Messages', description: 'Posting payloads and reading them back.' },
       { name: 'Tenants', description: 'Tenants, sources and API keys.' },
       { name: 'Endpoints', description: 'Receivers’ URLs: what is sent there, how it is signed, and when.' },
+      { name: 'Audit', description: 'What was stated, and receipts for it.' },
       { name: 'Public', description: 'Keys and verification, for anyone.' },
       { name: 'Log', description: 'The transparency log (c2sp.org/tlog-tiles), for anyone.' },
       { name: 'Operation', description: 'For whoever runs the relay.' },

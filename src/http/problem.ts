@@ -15,36 +15,38 @@ export function problemHandler(logger: Logger, observer: Observer) {
       logger.error({ err: error, method, route: routeOptions.url, code: refusal.code }, 'request.failed')
     }
     observer.refused(refusal.code)
-    sendProblem(reply, refusal)
+    if (request.call) request.call.facts.code = refusal.code
+    reply.send(writeProblem(reply, refusal))
   }
 }
 
-export function sendProblem(reply: FastifyReply, refusal: RelayError): void {
+/** Makes the reply a problem, but for its body, which is returned. */
+export function writeProblem(reply: FastifyReply, refusal: RelayError): string {
   const { retryAfterS, ...where } = refusal.details
   if (retryAfterS !== undefined) reply.header('retry-after', String(retryAfterS))
   if (refusal.status === 401) reply.header('www-authenticate', 'Bearer realm="countersign"')
   // A body we did not read to its end would be taken for the next request.
   if (refusal.status === 413) reply.header('connection', 'close')
-  reply
-    .code(refusal.status)
-    .type(problemMediaType)
-    .send(JSON.stringify(problemOf(refusal, where)))
+  reply.code(refusal.status).type(problemMediaType)
+  return JSON.stringify(problemOf(refusal, { ...where, request_id: reply.request.id }))
 }
 
 /**
  * Answers what llhttp refuses: bytes that are no request, or whose end is in doubt (RFC 9112 §6.3), headers too large,
  * a request too slow. There is no request to answer through, and whatever follows on this connection is not to be read.
  */
-export function connectionRefuser(observer: Observer) {
+export function connectionRefuser(observer: Observer, newId: () => string) {
   return (error: Error & { code?: string }, socket: Socket): void => {
     const refusal = new RelayError(connectionRefusals[error.code ?? ''] ?? 'request_invalid', { cause: error })
     if (socket.writable && error.code !== 'ECONNRESET') {
       observer.refused(refusal.code)
-      const body = JSON.stringify(problemOf(refusal))
+      const id = newId()
+      const body = JSON.stringify(problemOf(refusal, { request_id: id }))
       const head = [
         `HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}`,
         `content-type: ${problemMediaType}`,
         `content-length: ${Buffer.byteLength(body)}`,
+        `x-request-id: ${id}`,
         'connection: close',
       ]
       socket.write(`${head.join('\r\n')}\r\n\r\n${body}`)
@@ -60,7 +62,7 @@ const connectionRefusals: Record<string, ErrorCode> = {
 
 export const problemMediaType = 'application/problem+json'
 
-const problemOf = ({ code, title, status }: RelayError, where: object = {}) => ({
+const problemOf = ({ code, title, status }: RelayError, where: object) => ({
   ...{ type: `urn:countersign:problem:${code}`, title, status, code },
   ...where,
 })

@@ -1,4 +1,5 @@
 import { Type } from 'typebox'
+import { payloadDaysOffered, statementMonthsOffered } from '../log/retention.ts'
 
 /** The shapes of requests and answers. Ajv checks requests against them and /openapi.json is made of them. */
 
@@ -24,6 +25,7 @@ export const Problem = Type.Object(
     detail: Type.Optional(Type.String()),
     offset: Type.Optional(Type.Integer({ description: 'Byte offset in the body as received, from 0.' })),
     pointer: Type.Optional(Type.String({ description: 'RFC 6901 pointer to the value refused.' })),
+    request_id: Type.String({ description: 'As in `x-request-id`; the audit log has it as `sub` of the call.' }),
   },
   { description: 'RFC 9457 problem details.' },
 )
@@ -32,11 +34,52 @@ export const TenantWish = Type.Object(
   { name, tier: Type.Union([Type.Literal('standard'), Type.Literal('operation')]) },
   { additionalProperties: false },
 )
+const oneOf = (values: readonly number[], description: string) =>
+  Type.Union(
+    values.map((value) => Type.Literal(value)),
+    { description },
+  )
+const erasedLeaf = Type.Optional(
+  Type.Integer({ description: 'Where the log says that the tenant was erased, if it was.' }),
+)
+export const TenantChange = Type.Object(
+  {
+    name: Type.Optional(name),
+    tier: Type.Optional(TenantWish.properties.tier),
+    retention: Type.Optional(
+      Type.Object(
+        {
+          payload_days: Type.Optional(oneOf(payloadDaysOffered, 'How long payloads are kept from now on.')),
+          statement_months: Type.Optional(oneOf(statementMonthsOffered, 'The same for statements and messages.')),
+        },
+        { additionalProperties: false, minProperties: 1 },
+      ),
+    ),
+  },
+  { additionalProperties: false, minProperties: 1 },
+)
 export const TenantAnswer = Type.Object({
   id: id('ten', 'The tenant'),
-  name,
+  name: Type.String(),
   tier: Type.String(),
   created_at: instant,
+  retention: Type.Object({ payload_days: Type.Integer(), statement_months: Type.Integer() }),
+  erased_at: Type.Optional(instant),
+  erased_leaf: erasedLeaf,
+})
+
+const kept = Type.Object({
+  days: Type.Optional(Type.Integer()),
+  months: Type.Optional(Type.Integer()),
+  offered: Type.Array(Type.Integer({ description: 'What a tenant may choose.' })),
+  afterwards: Type.String({ description: 'What happens to it afterwards.' }),
+})
+export const RetentionAnswer = Type.Object({
+  payloads: kept,
+  statements: kept,
+  idempotency_keys: Type.Object({ days: Type.Integer() }),
+  for_ever: Type.Array(Type.String()),
+  erasure: Type.String(),
 })
 
 export const ApiKeyWish = Type.Object(
@@ -73,9 +116,35 @@ export const pageOf = (item: ReturnType<typeof Type.Object>) =>
     next: Type.Optional(Type.String({ description: 'Pass as `after` for the next page; absent on the last.' })),
   })
 
+const instantQuery = (what: string) => Type.Optional(Type.String({ maxLength: 40, description: `RFC 3339. ${what}` }))
+const auditQuery = {
+  kind: Type.Optional(Type.String({ maxLength: 64, description: 'e.g. `delivery.attempted`' })),
+  actor: Type.Optional(Type.String({ maxLength: 64, description: 'The API key, `key_…`.' })),
+  from: instantQuery('Stated at or after.'),
+  to: instantQuery('Stated before.'),
+  after: Type.Optional(Type.String({ pattern: '^(0|[1-9][0-9]{0,14})$', description: 'The index to go on behind.' })),
+  limit: Page.properties.limit,
+}
+export const DeploymentAuditQuery = Type.Object(auditQuery, { additionalProperties: false })
+export const AuditQuery = Type.Object(
+  {
+    ...auditQuery,
+    message: Type.Optional(
+      Type.String({ maxLength: 64, description: 'What was stated about this message and its deliveries.' }),
+    ),
+  },
+  { additionalProperties: false },
+)
+export const AuditItem = Type.Object({
+  index: Type.Integer({ description: 'Its place in the log.' }),
+  entry: Type.String({ description: 'base64url SHA-256 of the statement as it stands here, byte for byte.' }),
+  statement: Type.Any(),
+})
+
 export const ReceiptAnswer = Type.Object(
   {
-    message: id('msg', 'The message'),
+    message: Type.Optional(id('msg', 'The message, if that is what it is about')),
+    subject: Type.Optional(Type.String({ description: 'What it is about otherwise.' })),
     protected: Type.String(),
     payload: Type.String({ description: 'base64url of the statement.' }),
     signature: Type.String(),
@@ -89,9 +158,11 @@ export const MessageAnswer = Type.Object({
   source: Type.String(),
   accepted_at: instant,
   leaf_index: Type.Integer({ description: 'Where in the log its statement stands.' }),
-  payload: Type.Optional(Type.Any({ description: 'The canonical payload.' })),
+  payload: Type.Optional(Type.Any({ description: 'The canonical payload; null where it is kept no more.' })),
   payload_base64: Type.Optional(Type.String({ description: 'Instead, where the source takes exact bytes: those.' })),
   content_type: Type.Optional(Type.String({ description: 'Their media type, as the sender stated it.' })),
+  payload_state: Type.String({ description: 'available, expired or erased.' }),
+  erased_leaf: erasedLeaf,
 })
 
 export const DeliveryAnswer = Type.Object({
@@ -150,6 +221,10 @@ export const VerdictAnswer = Type.Object({
     }),
   ),
   statement: Type.Optional(Type.Any()),
+  content: Type.Optional(
+    Type.String({ description: 'What became of the payload of a valid receipt: available, expired or erased.' }),
+  ),
+  erased_leaf: erasedLeaf,
 })
 
 export const JwksAnswer = Type.Object({
@@ -208,6 +283,41 @@ export const RevocationWish = Type.Object(
 )
 export const RevocationAnswer = Type.Object({
   successor: Type.Optional(Type.String({ description: 'The key that signs instead, if the revoked one did.' })),
+})
+
+const decimal = (least: '0' | '1', description: string) =>
+  Type.String({ pattern: least === '0' ? '^(0|[1-9][0-9]{0,14})$' : '^[1-9][0-9]{0,14}$', description })
+const hashes = Type.Array(Type.String(), { description: 'base64 SHA-256 each.' })
+const checkpointOfIt = Type.Optional(Type.String({ description: 'The signed note, if this is the newest size.' }))
+export const InclusionQuery = Type.Object(
+  {
+    index: Type.Optional(decimal('0', 'The leaf.')),
+    entry: Type.Optional(
+      Type.String({ maxLength: 64, description: 'base64url. Alone, it is looked for among the newest 65,536 leaves.' }),
+    ),
+    size: Type.Optional(decimal('1', 'Leaves of the tree to prove it in; the newest if absent.')),
+  },
+  { additionalProperties: false },
+)
+export const InclusionAnswer = Type.Object({
+  leaf_index: Type.Integer(),
+  tree_size: Type.Integer(),
+  entry: Type.String(),
+  root_hash: Type.String({ description: 'base64.' }),
+  proof: hashes,
+  checkpoint: checkpointOfIt,
+})
+export const ConsistencyQuery = Type.Object(
+  { from: decimal('1', 'The smaller size.'), to: Type.Optional(decimal('1', 'The newest if absent.')) },
+  { additionalProperties: false },
+)
+export const ConsistencyAnswer = Type.Object({
+  from: Type.Integer(),
+  to: Type.Integer(),
+  from_root_hash: Type.String(),
+  to_root_hash: Type.String(),
+  proof: hashes,
+  checkpoint: checkpointOfIt,
 })
 
 export const StatusAnswer = Type.Object({ status: Type.String() })

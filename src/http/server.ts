@@ -1,5 +1,5 @@
 import swagger from '@fastify/swagger'
-import fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyPluginAsync, type FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { RelayError } from '../errors.ts'
 import { parseJson } from '../message/json.ts'
@@ -8,7 +8,9 @@ import type { Database } from '../ports/database.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Relay } from '../relay.ts'
-import { authenticate, type Principal, permitAdmin } from './authenticate.ts'
+import { auditRoutes } from './audit.ts'
+import { type Principal, permitAdmin } from './authenticate.ts'
+import { identify, recordCalls } from './calls.ts'
 import { endpointRoutes } from './endpoints.ts'
 import { ingestRoutes } from './ingest.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
@@ -16,6 +18,9 @@ import { logRoutes } from './log.ts'
 import { messageRoutes } from './messages.ts'
 import { openApiDocument } from './openapi.ts'
 import { connectionRefuser, problemHandler } from './problem.ts'
+import { proofRoutes } from './proofs.ts'
+import { receiptRoutes } from './receipts.ts'
+import { retentionRoutes } from './retention.ts'
 import { PlainText, StatusAnswer } from './schemas.ts'
 import { sourceRoutes } from './sources.ts'
 import { tenantRoutes } from './tenants.ts'
@@ -36,6 +41,8 @@ export interface ServerParts {
   /** Prometheus text. */
   readonly metrics: () => Promise<string>
   readonly maxPayloadBytes: number
+  /** CIDRs of proxies whose X-Forwarded-For is believed. */
+  readonly trustedProxies: readonly string[]
 }
 
 /** The edge: HTTP in, problems out. Each route group is a file; who may call it is decided here or at its top. */
@@ -45,6 +52,8 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
   const app = fastify({
     logger: false, // one line per fact, by us; never URLs with queries
     bodyLimit: parts.maxPayloadBytes,
+    genReqId: () => relay.calls.newId(),
+    trustProxy: parts.trustedProxies.length > 0 && [...parts.trustedProxies],
     // Fastify waits for ever by default. A client that needs longer than this to send 1 MiB is not a client.
     requestTimeout: 30_000,
     http: { headersTimeout: 10_000, connectionsCheckingInterval: 5_000 },
@@ -54,12 +63,13 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     return503OnClosing: false, // our own hook answers with a problem
     exposeHeadRoutes: true,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false } },
-    frameworkErrors: (error, request, reply) => refuse(error, request, reply.headers(securityHeaders)), // before any hook
-    clientErrorHandler: connectionRefuser(observer),
+    frameworkErrors: (error, request, reply) => refuse(error, request, reply.headers(headersOf(request))), // before any hook
+    clientErrorHandler: connectionRefuser(observer, () => relay.calls.newId()),
   })
   app.setErrorHandler(refuse)
   const methods = collectMethods(app)
-  app.setNotFoundHandler((request, reply) => {
+  app.setNotFoundHandler(async (request, reply) => {
+    if (request.headers.authorization !== undefined) await identify(request, relay)
     const allowed = methods(request.url)
     if (allowed.length === 0) throw new RelayError('not_found')
     reply.header('allow', allowed.join(', '))
@@ -77,10 +87,11 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     done()
   })
   app.addHook('onRequest', async (request, reply) => {
-    reply.headers(securityHeaders)
+    reply.headers(headersOf(request))
     const encoding = request.headers['content-encoding']
     if (encoding !== undefined && encoding !== 'identity') throw new RelayError('media_type_unsupported')
   })
+  recordCalls(app, relay)
 
   // One parser for every body, which does not parse: the strict parser is the only door (DESIGN.md section 2).
   app.removeAllContentTypeParsers()
@@ -88,8 +99,12 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
 
   await app.register(swagger, openApiDocument(relay.issuer))
   const withKey = (scope: FastifyInstance): void => {
+    scope.addHook('onRequest', (request) => identify(request, relay))
+  }
+  /** For whom a key is no condition: but one that is presented must hold, and the call is recorded. */
+  const withAnyKey = (scope: FastifyInstance): void => {
     scope.addHook('onRequest', async (request) => {
-      request.principal = await authenticate(request, relay.directory)
+      if (request.headers.authorization !== undefined) await identify(request, relay)
     })
   }
   const withJson = (scope: FastifyInstance): void => {
@@ -108,12 +123,20 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     await scope.register(async (below) => sourceRoutes(below, relay, database))
     endpointRoutes(scope, relay)
     messageRoutes(scope, relay)
+    receiptRoutes(scope, relay)
+    auditRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
   }
   const open: FastifyPluginAsync = async (scope) => {
+    withAnyKey(scope)
     withJson(scope)
     verifyRoutes(scope, relay)
+    proofRoutes(scope, relay)
+  }
+  // What anyone may copy and serve. No key is looked at: these must be there when the database is not.
+  const published: FastifyPluginAsync = async (scope) => {
     keyRoutes(scope, relay)
+    retentionRoutes(scope)
     logRoutes(scope, relay)
   }
   const operation: FastifyPluginAsync = async (scope) => {
@@ -123,7 +146,7 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
       metricsRoute(below, parts.metrics)
     })
   }
-  const everything = [ingest, management, open, operation, documentation]
+  const everything = [ingest, management, open, published, operation, documentation]
   for (const group of relay.role === 'delivery' ? [operation] : everything) await app.register(group)
   return app
 }
@@ -162,6 +185,8 @@ function operationRoutes(app: FastifyInstance, database: Database): void {
     return { status: 'ready' }
   })
 }
+
+const headersOf = (request: FastifyRequest) => ({ 'x-request-id': request.id, ...securityHeaders })
 
 /** Answers are JSON or bytes: nothing here may ever run or frame. */
 const securityHeaders = {

@@ -8,7 +8,16 @@ import type { ApiKey, Tenant } from '../tenant/records.ts'
 import { findApiKey, listApiKeys, listTenants } from '../tenant/store.ts'
 import { type Principal, permitAdmin, permitTenant } from './authenticate.ts'
 import { type Paged, page } from './page.ts'
-import { ApiKeyAnswer, ApiKeyMade, ApiKeyWish, Page, pageOf, TenantAnswer, TenantWish } from './schemas.ts'
+import {
+  ApiKeyAnswer,
+  ApiKeyMade,
+  ApiKeyWish,
+  Page,
+  pageOf,
+  TenantAnswer,
+  TenantChange,
+  TenantWish,
+} from './schemas.ts'
 
 type AtTenant = { Params: { tenant: string } }
 
@@ -41,7 +50,35 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
     describe('Read a tenant', { response: { 200: TenantAnswer } }),
     async ({ principal, params }) => {
       permit(principal, params.tenant)
-      return showTenant(await administration.getTenant(params.tenant))
+      return showTenant(await administration.findTenant(params.tenant))
+    },
+  )
+
+  app.patch<AtTenant & { Body: Static<typeof TenantChange> }>(
+    '/v1/tenants/:tenant',
+    describe('Rename a tenant, move it to another tier, keep longer what is written for it from now on', {
+      body: TenantChange,
+      response: { 200: TenantAnswer },
+    }),
+    async ({ principal, params, body: { retention, ...rest } }) => {
+      permitAdmin(principal)
+      const { payload_days: payloadDays, statement_months: statementMonths } = retention ?? {}
+      const chosen = {
+        ...(payloadDays !== undefined && { payloadDays }),
+        ...(statementMonths !== undefined && { statementMonths }),
+      }
+      return showTenant(
+        await administration.updateTenant(principal.actor, params.tenant, { ...rest, retention: chosen }),
+      )
+    },
+  )
+
+  app.delete<AtTenant>(
+    '/v1/tenants/:tenant',
+    describe('Erase a tenant: nothing of it can ever be read again', { response: { 200: TenantAnswer } }),
+    async ({ principal, params }) => {
+      permitAdmin(principal)
+      return showTenant(await relay.eraseTenant(principal.actor, params.tenant))
     },
   )
 
@@ -90,7 +127,14 @@ export function tenantRoutes(app: FastifyInstance, relay: Relay, database: Datab
 
 const describe = (summary: string, schema: object) => ({ schema: { summary, tags: ['Tenants'], ...schema } })
 
-const showTenant = ({ id, name, tier, createdAt }: Tenant) => ({ id, name, tier, created_at: createdAt.toISOString() })
+const showTenant = ({ id, name, tier, createdAt, retention, erasure }: Tenant) => ({
+  id,
+  name,
+  tier,
+  created_at: createdAt.toISOString(),
+  retention: { payload_days: retention.payloadDays, statement_months: retention.statementMonths },
+  ...(erasure !== null && { erased_at: erasure.at.toISOString(), erased_leaf: erasure.leafIndex }),
+})
 
 const showApiKey = (apiKey: ApiKey) => ({
   id: actorOf(apiKey),

@@ -1,3 +1,4 @@
+import { RelayError } from '../errors.ts'
 import type { Tx } from '../ports/database.ts'
 import type { KeyWrapper, WrapContext, WrappedKey } from '../ports/key-wrapper.ts'
 import { DataKey } from './vault.ts'
@@ -33,7 +34,7 @@ export class DataKeys {
     }
   }
 
-  /** The data key of a tenant. Rejects if there is none, or if it does not unwrap. */
+  /** The data key of a tenant. Rejects with `tenant_erased` if it was destroyed, or if it does not unwrap. */
   get(tx: Tx, tenantId: string): Promise<DataKey> {
     const known = this.#open.get(tenantId)
     if (known !== undefined) return known
@@ -45,7 +46,8 @@ export class DataKeys {
 
   async #unwrap(tx: Tx, tenantId: string): Promise<DataKey> {
     const [row] = await tx.query<{ wrapped: Uint8Array; wrappingKey: string }>(selectDataKey, [tenantId])
-    if (row === undefined) throw new Error(`there is no data key of ${tenantId || 'the deployment'}`)
+    if (row === undefined && tenantId === deploymentVault) throw new Error('the deployment has no data key')
+    if (row === undefined) throw new RelayError('tenant_erased')
     const wrapped = { blob: row.wrapped, wrappingKey: row.wrappingKey }
     const plain = await this.#wrapper.unwrap(wrapped, this.#context(tenantId))
     try {
@@ -53,6 +55,11 @@ export class DataKeys {
     } finally {
       plain.fill(0)
     }
+  }
+
+  /** What was sealed with it cannot be opened in this process any more, once its row is destroyed. */
+  forget(tenantId: string): void {
+    this.#open.delete(tenantId)
   }
 
   #context(tenantId: string): WrapContext {
@@ -80,6 +87,11 @@ export const recordDataKey = (
   { blob, wrappingKey }: WrappedKey,
   now: Date,
 ): Promise<unknown> => tx.query(insertDataKey, [tenantId, blob, wrappingKey, now])
+
+const deleteDataKey = `delete from data_keys where tenant_id = $1`
+
+/** For good: nothing that it sealed can ever be read again. */
+export const destroyDataKey = (tx: Tx, tenantId: string): Promise<unknown> => tx.query(deleteDataKey, [tenantId])
 
 export const listDataKeys = (tx: Tx): Promise<{ tenantId: string; wrapped: Uint8Array; wrappingKey: string }[]> =>
   tx.query(`select tenant_id as "tenantId", wrapped, wrapping_key as "wrappingKey" from data_keys order by tenant_id`)

@@ -8,6 +8,8 @@ import type { KeyWrapper } from '../ports/key-wrapper.ts'
 import type { Logger } from '../ports/logger.ts'
 import { type CheckpointSigner, signCheckpoint } from './checkpoint.ts'
 import { makeNoteSigner, makeVerifierKey, type NoteSigner } from './note.ts'
+import { makePartition } from './partitions.ts'
+import { leastRetention, statementExpiry } from './retention.ts'
 import { aboutKey } from './rotation.ts'
 import { type AuditEvent, entryOf, state, statementContext } from './statement.ts'
 import { findHead, type HeadRow, insertHead, insertStatements } from './store.ts'
@@ -57,11 +59,13 @@ export async function findOrCreateLog(
     events.push(aboutKey('key.generated', record), { ...aboutKey('key.activated', record), from: now.toISOString() })
   }
   const vault = await dataKeys.get(tx, deploymentVault)
+  const expiresAt = statementExpiry(now, leastRetention)
   const rows = events.map((event, leafIndex) => {
     const { statement, ...filing } = state(issuer, event, now)
     const sealed = vault.seal(statement, statementContext(null))
-    return { leafIndex, ...filing, entry: entryOf(statement), sealed, kid: null, signature: null }
+    return { leafIndex, ...filing, entry: entryOf(statement), sealed, kid: null, signature: null, expiresAt }
   })
+  await makePartition(tx, 'statements', expiresAt)
   insertStatements(tx, rows)
   const { edge } = TreeEdge.empty.append(rows.map((row) => hashLeaf(row.entry)))
   const { treeSize, rootHash } = edge

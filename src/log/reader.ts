@@ -83,6 +83,26 @@ export async function consistent(
   return verifyConsistency({ fromSize, toSize, fromRoot, toRoot, proof })
 }
 
+/** The root of the log when it had `treeSize` leaves, at least 1. Throws if it never had that many. */
+export async function rootAt(tx: Tx, treeSize: number): Promise<Uint8Array> {
+  const partials: Uint8Array[][] = []
+  for (let level = 0, count = treeSize; count > 0; level++, count = Math.floor(count / tileWidth)) {
+    const width = count % tileWidth
+    const tile = width > 0 ? await findTile(tx, level, Math.floor(count / tileWidth), width) : new Uint8Array(0)
+    if (tile === undefined) throw new Error(`the log never had ${treeSize} leaves`)
+    partials.push(Array.from({ length: width }, (_, i) => tile.subarray(i * 32, i * 32 + 32)))
+  }
+  return TreeEdge.load(treeSize, partials).rootHash
+}
+
+/** The entry at `leafIndex`. Throws if the log is not that large. */
+export async function entryAt(tx: Tx, leafIndex: number): Promise<Uint8Array> {
+  const entries = await findEntries(tx, Math.floor(leafIndex / tileWidth), (leafIndex % tileWidth) + 1)
+  const entry = entries?.[leafIndex % tileWidth]
+  if (entry === undefined) throw new Error(`leaf ${leafIndex} is not in the log`)
+  return entry
+}
+
 /** The consistency proof from `fromSize` to `toSize`, both in the log; empty from the empty tree. */
 export async function proveGrowth(tx: Tx, tiles: TileCache, fromSize: number, toSize: number): Promise<Uint8Array[]> {
   if (fromSize === 0) return []
@@ -101,6 +121,11 @@ export interface ReadStatement {
 export async function readStatement(tx: Tx, dataKeys: DataKeys, leafIndex: number): Promise<ReadStatement> {
   const row: StatementRow | undefined = await findStatement(tx, leafIndex)
   if (row === undefined) throw new Error(`there is no statement at leaf ${leafIndex}`)
+  return { statement: await openStatement(tx, dataKeys, row), kid: row.kid, signature: row.signature }
+}
+
+/** The very bytes that were committed. Rejects if they do not open with their tenant's data key. */
+export async function openStatement(tx: Tx, dataKeys: DataKeys, row: StatementRow): Promise<Uint8Array> {
   const dataKey = await dataKeys.get(tx, row.tenantId ?? deploymentVault)
-  return { statement: dataKey.open(row.sealed, statementContext(row.tenantId)), kid: row.kid, signature: row.signature }
+  return dataKey.open(row.sealed, statementContext(row.tenantId))
 }

@@ -1,11 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { RelayError } from '../errors.ts'
 import { type DataKeys, deploymentVault } from '../keyring/data-keys.ts'
+import type { DataKey } from '../keyring/vault.ts'
 import { CommitUnknown, type Database, DatabaseUnavailable, type Transaction, type Tx } from '../ports/database.ts'
 import type { Admission, AfterCommit, Bound, Effect, Head, Sequenced, Superseded } from '../ports/effect.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { CheckpointSigner } from './checkpoint.ts'
+import type { Partitions } from './partitions.ts'
 import { loadEdge } from './reader.ts'
+import { type Retention, statementExpiry } from './retention.ts'
 import { entryOf, type Stated, statementContext } from './statement.ts'
 import {
   advanceHead,
@@ -63,6 +66,8 @@ export class Sequencer {
   readonly #dataKeys: DataKeys
   readonly #signCheckpoint: CheckpointSigner
   readonly #observer: Observer
+  readonly #partitions: Partitions
+  readonly #retentionOf: (tenantId: string | null) => Promise<Retention>
   readonly #onCheckpoint: (checkpoint: string) => void
   readonly #onBroken: (error: LogBroken) => void
   /** The head as the latest batch of this process left it. Another process may have gone on from there. */
@@ -82,6 +87,9 @@ export class Sequencer {
     dataKeys: DataKeys
     signCheckpoint: CheckpointSigner
     observer: Observer
+    partitions: Partitions
+    /** For how long a tenant's statements are kept; null asks for the deployment's. */
+    retentionOf: (tenantId: string | null) => Promise<Retention>
     /** Told of each checkpoint once it is committed. */
     onCheckpoint: (checkpoint: string) => void
     /** Told once that nothing can be appended any more. */
@@ -91,6 +99,8 @@ export class Sequencer {
     this.#dataKeys = parts.dataKeys
     this.#signCheckpoint = parts.signCheckpoint
     this.#observer = parts.observer
+    this.#partitions = parts.partitions
+    this.#retentionOf = parts.retentionOf
     this.#onCheckpoint = parts.onCheckpoint
     this.#onBroken = parts.onBroken
   }
@@ -110,17 +120,31 @@ export class Sequencer {
    * certainly are not, `outcome_unknown` when that could not be found out, or with the error of an effect.
    */
   async append(pending: Pending): Promise<SequencedEntry | Superseded> {
-    const { statement, tenantId } = pending.stated
-    const dataKey = await this.#dataKeys.get(this.#database, tenantId ?? deploymentVault)
+    const { statement, statedAt } = pending.stated
+    const { tenantId, dataKey } = await this.#vaultOf(pending.stated)
+    const expiresAt = statementExpiry(statedAt, await this.#retentionOf(tenantId))
+    const partition = this.#partitions.ready('statements', expiresAt)
+    if (partition !== undefined) await partition
     if (this.#broken !== undefined) throw new RelayError('internal', { cause: this.#broken })
     if (this.#closed) throw new RelayError('shutting_down', { retryAfterS: 1 })
     const entry = entryOf(statement)
     const sealed = dataKey.seal(statement, statementContext(tenantId))
     return new Promise((resolve, reject) => {
-      this.#queue.push({ pending, entry, sealed, resolve, reject })
+      this.#queue.push({ pending, tenantId, entry, sealed, expiresAt, resolve, reject })
       if (pending.patient === true) this.#patience ??= setTimeout(() => this.#hurry(), patienceMs)
       else this.#hurry()
     })
+  }
+
+  /** Who can read the statement. Of an erased tenant something may still have to be said, such as that a delivery under
+   *  way ended: that is filed under the deployment. It holds identifiers and no content. */
+  async #vaultOf({ tenantId }: Stated): Promise<{ tenantId: string | null; dataKey: DataKey }> {
+    try {
+      return { tenantId, dataKey: await this.#dataKeys.get(this.#database, tenantId ?? deploymentVault) }
+    } catch (error) {
+      if (!(error instanceof RelayError && error.code === 'tenant_erased')) throw error
+      return { tenantId: null, dataKey: await this.#dataKeys.get(this.#database, deploymentVault) }
+    }
   }
 
   /** Takes no more statements and resolves when the last batch has an outcome. */
@@ -205,9 +229,9 @@ export class Sequencer {
     advanceHead(tx, from, { treeSize, rootHash, checkpoint })
     insertStatements(
       tx,
-      admitted.map(({ entry, sealed, pending: { stated, signed } }, i) => ({
+      admitted.map(({ tenantId, entry, sealed, expiresAt, pending: { stated, signed } }, i) => ({
         leafIndex: edge.treeSize + i,
-        tenantId: stated.tenantId,
+        tenantId,
         statedAt: stated.statedAt,
         kind: stated.kind,
         actor: stated.actor,
@@ -215,6 +239,7 @@ export class Sequencer {
         sealed,
         kid: signed?.kid ?? null,
         signature: signed?.signature ?? null,
+        expiresAt,
       })),
     )
     for (const tile of growth.fullTiles) insertFullTile(tx, tile)
@@ -299,8 +324,11 @@ export class Sequencer {
 
 interface Waiting {
   readonly pending: Pending
+  /** Whose data key sealed it. */
+  readonly tenantId: string | null
   readonly entry: Uint8Array
   readonly sealed: Uint8Array
+  readonly expiresAt: Date
   readonly resolve: (outcome: SequencedEntry | Superseded) => void
   readonly reject: (error: unknown) => void
 }

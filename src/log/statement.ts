@@ -23,6 +23,28 @@ export type AuditEvent =
   /** `sub` is the tenant whose data key it is; empty for the deployment's own. */
   | { kind: 'data_key.rewrapped'; sub: string; wrapping_key: string }
   | { kind: 'tenant.created'; sub: string; tenant: string; actor: string; tier: string }
+  /** As it is afterwards. */
+  | {
+      kind: 'tenant.updated'
+      sub: string
+      tenant: string
+      actor: string
+      tier: string
+      payload_days: number
+      statement_months: number
+    }
+  /** Of the deployment, not of the tenant: it must stay readable when the tenant's data key is gone. */
+  | { kind: 'tenant.erased'; sub: string; actor: string }
+  /** `sub` is what was dropped: all of it that expired before `expired_before` (RFC 3339). */
+  | {
+      kind: 'retention.applied'
+      sub: 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
+      expired_before: string
+      rows: number
+      /** The leaves of the rows dropped lie between these; absent where there was none. */
+      first_leaf?: number
+      last_leaf?: number
+    }
   /** `settings` are the source's own, as tenants read them; of secrets there are only hints in them. */
   | { kind: 'source.created' | 'source.updated'; sub: string; tenant: string; actor: string; settings: object }
   | { kind: 'source.deleted'; sub: string; tenant: string; actor: string }
@@ -62,6 +84,8 @@ export type AuditEvent =
       source: string
       /** The API key, or the source itself where its scheme vouches for the post. */
       actor: string
+      /** The call that brought it, which needs no `api.called` of its own. Absent where the relay itself made it. */
+      request?: { id: string; address: string }
       /** That scheme. */
       authentication?: string
       /**
@@ -76,6 +100,10 @@ export type AuditEvent =
         content_type?: string
       }
     }
+  | ({ kind: 'api.called'; tenant?: string; actor: string; status: number } & Called & CallFacts)
+  /** A call without a valid key. Strangers can make any number of them, so not each is stated: `suppressed` counts those
+   *  of any address that this process did not state since the one it stated before. */
+  | ({ kind: 'api.refused'; code: string; suppressed?: number } & Called)
   | {
       kind: 'delivery.attempted'
       sub: string
@@ -97,8 +125,28 @@ export type AuditEvent =
       message: string
       endpoint: string
       attempts: number
-      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
+      reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted' | 'payload_expired' | 'tenant_erased'
     }
+
+interface Called {
+  /** `req_…`, as the answer's `x-request-id` says. */
+  sub: string
+  address: string
+  method: string
+  /** The pattern, e.g. `/v1/messages/:message`; absent where the path is no route's. */
+  route?: string
+}
+
+/** What some calls have to say beside. */
+export interface CallFacts {
+  /** Why it was refused: a code of the table of errors. */
+  code?: string
+  /** A post with an Idempotency-Key that was used before: the message it repeated. */
+  message?: string
+  /** Of a verification, and what the receipt was about, if its signature holds. */
+  verdict?: string
+  about?: string
+}
 
 interface KeyEvent<Kind extends string> {
   kind: Kind

@@ -71,12 +71,14 @@ export interface StatementRow {
   sealed: Uint8Array
   kid: string | null
   signature: Uint8Array | null
+  /** The row is dropped with the month of this instant. */
+  expiresAt: Date
 }
 
 const insertRows = `
-  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature)
+  insert into statements (leaf_index, tenant_id, stated_at, kind, actor, entry, sealed, kid, signature, expires_at)
   select * from unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::bytea[], $7::bytea[],
-                       $8::text[], $9::bytea[])`
+                       $8::text[], $9::bytea[], $10::timestamptz[])`
 
 export const insertStatements = (tx: Transaction, rows: readonly StatementRow[]): void =>
   tx.send(insertRows, [
@@ -89,11 +91,12 @@ export const insertStatements = (tx: Transaction, rows: readonly StatementRow[])
     byteaArray(rows.map((row) => row.sealed)),
     textArray(rows.map((row) => row.kid)),
     byteaArray(rows.map((row) => row.signature)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
   ])
 
 const selectStatement = `
   select leaf_index as "leafIndex", tenant_id as "tenantId", stated_at as "statedAt", kind, actor, entry, sealed, kid,
-         signature
+         signature, expires_at as "expiresAt"
     from statements
    where leaf_index = $1`
 
@@ -144,6 +147,24 @@ const selectEntries = `
 export async function entriesBetween(tx: Tx, from: number, to: number): Promise<Uint8Array[]> {
   const rows = await tx.query<{ entry: Uint8Array }>(selectEntries, [from, to])
   return rows.map((row) => row.entry)
+}
+
+const selectEntry = `
+  select tile_index * 256 + (position($1::bytea in entries) - 1) / 32 as "leafIndex"
+    from (select tile_index, entries from entry_bundles order by tile_index desc limit $3) as newest
+   where position($1::bytea in entries) % 32 = 1
+   union all
+  select leaf_index from statements where leaf_index >= $2 and entry = $1`
+
+/** Where `entry` stands: in one of the newest `bundles`, or behind them. */
+export async function findEntry(
+  tx: Tx,
+  entry: Uint8Array,
+  treeSize: number,
+  bundles: number,
+): Promise<number | undefined> {
+  const [row] = await tx.query<{ leafIndex: number }>(selectEntry, [entry, treeSize - (treeSize % 256), bundles])
+  return row?.leafIndex
 }
 
 const selectBundle = `select entries from entry_bundles where tile_index = $1`

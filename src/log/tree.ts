@@ -187,23 +187,30 @@ export function proveConsistency(fromSize: number, toSize: number, node: NodeAt)
   return index === 0 ? path : [node(level, index), ...path]
 }
 
-/** Whether `proof` leads from the leaf to the root, by RFC 9162 §2.1.3.2. False for any malformed value; never throws. */
-export function verifyInclusion(claim: {
+/** A leaf, and the path that is said to lead from it to a root. */
+interface InclusionClaim {
   leafHash: Uint8Array
   leafIndex: number
   treeSize: number
   proof: readonly Uint8Array[]
-  rootHash: Uint8Array
-}): boolean {
-  const { leafHash, leafIndex, treeSize, proof, rootHash } = claim
-  if (!isSize(treeSize) || !isIndex(leafIndex, treeSize)) return false
-  if (![leafHash, rootHash, ...proof].every(isHash)) return false
+}
+
+/** Whether `proof` leads from the leaf to the root, by RFC 9162 §2.1.3.2. False for any malformed value; never throws. */
+export function verifyInclusion({ rootHash, ...claim }: InclusionClaim & { rootHash: Uint8Array }): boolean {
+  const found = rootOfInclusion(claim)
+  return found !== undefined && isHash(rootHash) && sameHash(found, rootHash)
+}
+
+/** The root to which `proof` leads from the leaf; undefined for any malformed value, or a path of another length. */
+export function rootOfInclusion({ leafHash, leafIndex, treeSize, proof }: InclusionClaim): Uint8Array | undefined {
+  if (!isSize(treeSize) || !isIndex(leafIndex, treeSize)) return undefined
+  if (![leafHash, ...proof].every(isHash)) return undefined
 
   let index = leafIndex // RFC 9162: fn
   let last = treeSize - 1 // RFC 9162: sn
   let node = leafHash // RFC 9162: r
   for (const sibling of proof) {
-    if (last === 0) return false
+    if (last === 0) return undefined
     if (isOdd(index) || index === last) {
       node = hashNode(sibling, node)
       for (; !isOdd(index) && index !== 0; index = half(index)) last = half(last)
@@ -213,7 +220,7 @@ export function verifyInclusion(claim: {
     index = half(index)
     last = half(last)
   }
-  return last === 0 && sameHash(node, rootHash)
+  return last === 0 ? node : undefined
 }
 
 /**

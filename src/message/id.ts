@@ -1,7 +1,7 @@
 import { randomFillSync } from 'node:crypto'
 
 /** What an identifier names, as its first letters say (DESIGN.md section 2). */
-export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url'
+export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url' | 'req'
 export type Id<P extends IdPrefix = IdPrefix> = `${P}_${string}`
 
 const crockford = '0123456789abcdefghjkmnpqrstvwxyz'
@@ -48,4 +48,10 @@ export class IdMaker {
 /** Whether `text` has the form of an identifier with this prefix. Says nothing about whether it exists. */
 export function isId<P extends IdPrefix>(prefix: P, text: string): text is Id<P> {
   return text.startsWith(`${prefix}_`) && ulid.test(text.slice(prefix.length + 1))
+}
+
+/** When an identifier was made, by its first 48 bits. */
+export function idTime(id: Id): Date {
+  const digits = id.slice(id.indexOf('_') + 1, -16)
+  return new Date([...digits].reduce((ms, digit) => ms * 32 + crockford.indexOf(digit), 0))
 }

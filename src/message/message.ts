@@ -22,6 +22,8 @@ export type Message = Content & {
   readonly sourceId: string
   /** Who posted, as statements name them: the holder of an API key, or the source whose scheme vouches for the post. */
   readonly actor: string
+  /** The call that brought it; undefined for a message of our own. */
+  readonly request: Request | undefined
   /** The source's scheme, where it is not an API key that vouches. */
   readonly authentication: string | undefined
   readonly acceptedAt: Date
@@ -33,11 +35,18 @@ export type Message = Content & {
   readonly idempotencyHash: Uint8Array | null
 }
 
+/** One call of the API: its id, which the caller is told, and the address it came from. */
+export interface Request {
+  readonly id: Id<'req'>
+  readonly address: string
+}
+
 export interface Arrival {
   readonly id: Id<'msg'>
   readonly tenantId: string
   readonly sourceId: string
   readonly actor: string
+  readonly request: Request
   readonly authentication: string | undefined
   readonly canonicalization: Canonicalization
   /** The body as received. */
@@ -80,7 +89,15 @@ export const ownSource = 'countersign'
 export function composeMessage(id: Id<'msg'>, tenantId: string, actor: string, value: JsonObject, now: Date): Message {
   const payload = canonicalizePayload(value)
   const digest = sha256(payload)
-  const origin = { id, tenantId, sourceId: ownSource, actor, authentication: undefined, acceptedAt: now }
+  const origin = {
+    id,
+    tenantId,
+    sourceId: ownSource,
+    actor,
+    request: undefined,
+    authentication: undefined,
+    acceptedAt: now,
+  }
   const content = { payload, contentType: null, value }
   return { ...origin, ...content, sha256: digest, receivedSha256: digest, idempotencyHash: null }
 }

@@ -13,9 +13,14 @@ create table log (
   configuration bigint not null default 0     -- counts administrative changes: caches are as old as the count they saw
 ) with (fillfactor = 20);                     -- rewritten by every batch: room on the page keeps that a HOT update
 
--- One leaf. The entry stays for ever; the sealed statement may expire or become unreadable with its data key.
+-- One leaf. The entry stays for ever, in a bundle; the sealed statement expires, or becomes unreadable with its data key.
+--
+-- Partitioned by the month in which rows expire, not by that in which they were stated: a tenant that keeps statements
+-- for three years shares no partition with those that keep them for one, and what is over is dropped whole
+-- (0006_roles.sql). A unique index must contain the partition key, so the key below does not exclude the same leaf in two
+-- months. What does is the head: leaves are given out under its compare-and-swap, each once.
 create table statements (
-  leaf_index bigint primary key check (leaf_index >= 0),
+  leaf_index bigint not null check (leaf_index >= 0),
   tenant_id  text collate "C",                -- null: deployment-wide
   stated_at  timestamptz not null,            -- its iat
   kind       text collate "C" not null,       -- these three are what the audit log is filtered by
@@ -24,8 +29,10 @@ create table statements (
   sealed     bytea not null,
   kid        text collate "C",                -- who signed the statement, and how, where a receipt was issued with it
   signature  bytea,
+  expires_at timestamptz not null,            -- log/retention.ts
+  primary key (leaf_index, expires_at),
   check ((kid is null) = (signature is null))
-);
+) partition by range (expires_at);
 
 create index statements_by_tenant on statements (tenant_id, leaf_index);
 alter table statements alter column sealed set storage external;   -- sealed bytes do not compress

@@ -3,7 +3,13 @@ create table tenants (
   name          text not null,
   tier          text not null check (tier in ('standard', 'operation')),
   created_at    timestamptz not null,
-  configuration bigint not null                   -- the value of log.configuration at this tenant's latest change
+  -- How long what is written from now on is kept. Longer than the least is the tenant's choice (log/retention.ts).
+  payload_days     integer not null default 30 check (payload_days >= 30),
+  statement_months integer not null default 12 check (statement_months >= 12),
+  erased_at     timestamptz,                      -- its data key is destroyed and nothing else of it is left
+  erased_leaf   bigint,                           -- the leaf that says so
+  configuration bigint not null,                  -- the value of log.configuration at this tenant's latest change
+  check ((erased_at is null) = (erased_leaf is null))
 );
 create index tenants_by_configuration on tenants (configuration);
 

@@ -67,6 +67,8 @@ create table settled_deliveries (
   message_id  text collate "C" not null,
   endpoint_id text collate "C" not null,
   state       text not null check (state in ('delivered', 'abandoned')),
-  attempts    jsonb not null
+  attempts    jsonb not null,
+  abandoned_leaf bigint,                          -- of the statement that it was given up
+  check ((state = 'abandoned') = (abandoned_leaf is not null))
 );
 create index settled_deliveries_by_message on settled_deliveries (message_id);

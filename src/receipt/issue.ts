@@ -3,7 +3,7 @@ import type { Keyring } from '../keyring/keyring.ts'
 import { jwsSigningInput } from '../keyring/signing-input.ts'
 import type { SequencedEntry } from '../log/sequencer.ts'
 import { formatProof } from '../log/tlog-proof.ts'
-import type { Receipt } from './receipt.ts'
+import { aboutOf, type Receipt } from './receipt.ts'
 import { type TrustMaterial, verifyEvidence } from './verify.ts'
 
 /** A statement with the signature its receipt shows. */
@@ -14,8 +14,7 @@ export interface SignedBytes {
 }
 
 /** A receipt but for the proof: the statement may not be committed yet. */
-export interface ReceiptDraft {
-  readonly message: string
+export type ReceiptDraft = Subject & {
   readonly protected: string
   readonly payload: string
   readonly signature: string
@@ -23,13 +22,15 @@ export interface ReceiptDraft {
   readonly sound: Promise<boolean>
 }
 
-export function draftReceipt(messageId: string, signed: SignedBytes, keyring: Keyring): ReceiptDraft {
+type Subject = { readonly message: string } | { readonly subject: string }
+
+export function draftReceipt(about: Subject, signed: SignedBytes, keyring: Keyring): ReceiptDraft {
   const header = receiptHeader(signed.kid)
   const payload = Buffer.from(signed.statement).toString('base64url')
   const sound = keyring.verify(signed.kid, jwsSigningInput(header, payload), signed.signature)
   sound.catch(() => {}) // answered for when the receipt is issued, if it ever is
   const signature = Buffer.from(signed.signature).toString('base64url')
-  return { message: messageId, protected: header, payload, signature, sound }
+  return { ...about, protected: header, payload, signature, sound }
 }
 
 /**
@@ -47,7 +48,7 @@ export async function issueReceipt(
   const { verdict, checks } = verifyEvidence(evidence, { ...trust, signatureHolds: () => holds })
   if (verdict !== 'valid') {
     const failed = checks.filter((check) => !check.ok).map((check) => `${check.name}: ${check.detail}`)
-    throw new Error(`the receipt of ${receipt.message} does not verify: ${failed.join('; ')}`)
+    throw new Error(`the receipt of ${aboutOf(receipt)} does not verify: ${failed.join('; ')}`)
   }
   return receipt
 }

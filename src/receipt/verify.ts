@@ -9,7 +9,7 @@ import { hashLeaf, verifyInclusion } from '../log/tree.ts'
 import { canonicalizePayload, canonicalJson } from '../message/canonical.ts'
 import { decodeBase64url, sha256 } from '../message/digest.ts'
 import { type JsonObject, type JsonValue, parseJson, parsePayload } from '../message/json.ts'
-import { type Receipt, readReceipt } from './receipt.ts'
+import { aboutOf, type Receipt, readReceipt } from './receipt.ts'
 
 /** What a verifier brings. The keys come from outside the receipt: a receipt that brings its own proves nothing. */
 export interface TrustMaterial {
@@ -162,12 +162,14 @@ function verifyReceipt(
 
   const statement = readStatement(bytes)
   const problem = typeof statement === 'string' ? statement : contradiction(receipt, statement, trust)
-  note('statement', problem, 'a statement of this issuer about this message')
+  note('statement', problem, 'a statement of this issuer about what the receipt names')
   if (typeof statement === 'string') return
   findings.statement = statement
   const { iat } = statement
-  if (typeof iat === 'number')
-    note('key_state', stateProblem(key, iat, findings.log?.leafIndex), 'the key was active when the statement was made')
+  if (typeof iat === 'number') {
+    const state = stateProblem(key, iat, findings.log?.leafIndex, 'message' in receipt ? 'at once' : 'when asked')
+    note('key_state', state, 'the key may sign for the time of the statement')
+  }
   if (payload !== undefined) verifyDigest(payload, statement, note)
 }
 
@@ -187,13 +189,27 @@ function readStatement(bytes: Buffer): JsonObject | string {
 function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMaterial): string | undefined {
   if (statement.v !== 1) return 'the statement is of an unknown version'
   if (typeof statement.iat !== 'number') return 'the statement has no time'
-  if (statement.sub !== receipt.message) return 'the receipt names another message than its statement'
+  if (statement.sub !== aboutOf(receipt)) return 'the receipt names another subject than its statement'
+  if ((statement.kind === 'message.accepted') !== 'message' in receipt)
+    return 'the receipt names another kind of subject'
   if (trust.issuer !== undefined && statement.iss !== trust.issuer) return `the statement is not by ${trust.issuer}`
   return undefined
 }
 
-/** A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead. */
-function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefined): string | undefined {
+/**
+ * A key is judged at the time of the statement. The clock of the process that signed may have been a little ahead.
+ *
+ * Acceptances are signed when they are stated. Other statements are signed when somebody asks for their receipt, by the
+ * key that is active then, which may have been activated long after. Such a late signature counts if and only if the
+ * proof shows the statement in the log: then the log vouches for when it was stated. Without the proof, whoever holds
+ * a new key could date anything back.
+ */
+function stateProblem(
+  key: TrustedKey,
+  iatS: number,
+  leafIndex: number | undefined,
+  signed: 'at once' | 'when asked',
+): string | undefined {
   const leewayMs = 60_000
   const at = iatS * 1000
   if (key.revoked !== undefined) {
@@ -204,7 +220,10 @@ function stateProblem(key: TrustedKey, iatS: number, leafIndex: number | undefin
     }
   }
   if (key.validFrom === undefined) return 'the key has not signed anything yet'
-  if (at < key.validFrom.getTime() - leewayMs) return 'the statement is older than the key'
+  if (at < key.validFrom.getTime() - leewayMs) {
+    if (signed === 'at once') return 'the statement is older than the key'
+    if (leafIndex === undefined) return 'the statement is older than the key, and nothing proves that it is in the log'
+  }
   if (key.validUntil !== undefined && at > key.validUntil.getTime() + leewayMs)
     return 'the key had stopped signing by then'
   return undefined
@@ -302,11 +321,11 @@ function verifyWebhook(
     .keys()
     .filter((key) => signatures.some((signature) => verify(null, input, key.publicKey, signature)))
   // In an overlap two keys may have signed. The one that was active vouches; the other is for who has pinned it.
-  const signer = signers.find((key) => stateProblem(key, timestampS, undefined) === undefined) ?? signers[0]
+  const signer = signers.find((key) => stateProblem(key, timestampS, undefined, 'at once') === undefined) ?? signers[0]
   if (signer === undefined)
     return void add('webhook_signature', false, 'no published key made this signature over these bytes')
   add('webhook_signature', true, `signed by key ${signer.kid}`)
   findings.key ??= { kid: signer.kid }
-  const problem = stateProblem(signer, timestampS, undefined)
+  const problem = stateProblem(signer, timestampS, undefined, 'at once')
   add('webhook_key_state', problem === undefined, problem ?? 'the key was active when the request was signed')
 }

@@ -1,9 +1,10 @@
 import type { DataKeys } from '../keyring/data-keys.ts'
+import { leastRetention, type Retention } from '../log/retention.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database, Tx } from '../ports/database.ts'
 import { endpointsOf } from './endpoint-store.ts'
-import type { ApiKey, Endpoint, Source } from './records.ts'
-import { changedTenants, configurationNow, findApiKey, findSource, findSourceByToken } from './store.ts'
+import type { ApiKey, Endpoint, Source, Tenant } from './records.ts'
+import { changedTenants, configurationNow, findApiKey, findSource, findSourceByToken, findTenant } from './store.ts'
 
 /** How long an answer may be given from memory without asking whether the configuration moved on. */
 const freshMs = 1000
@@ -25,6 +26,8 @@ export class Directory {
   #checkedAtMs = 0
   #checking: Promise<void> | undefined
   #expiries = 0
+  readonly #tenants = new Map<string, Tenant>()
+  readonly #erased = new Set<string>()
   readonly #apiKeys = new Map<string, ApiKey>()
   readonly #sources = new Map<string, Source>()
   readonly #sourcesByToken = new Map<string, Source>()
@@ -45,19 +48,36 @@ export class Directory {
 
   /** An API key that is not revoked. */
   async findApiKey(id: string): Promise<ApiKey | undefined> {
-    await this.#refresh()
+    await this.refresh()
     const key = await this.#recall(this.#apiKeys, id, findApiKey)
     return key?.revokedAt === null ? key : undefined
   }
 
+  /** A tenant that exists, or existed. */
+  async findTenant(id: string): Promise<Tenant | undefined> {
+    await this.refresh()
+    return this.#recall(this.#tenants, id, findTenant)
+  }
+
+  /** Whether a tenant was erased, as far as this process has heard. */
+  isErased(tenantId: string): boolean {
+    return this.#erased.has(tenantId)
+  }
+
+  /** How long what is written for a tenant is kept; null asks for the deployment. */
+  async retentionOf(tenantId: string | null): Promise<Retention> {
+    if (tenantId === null) return leastRetention
+    return (this.#tenants.get(tenantId) ?? (await this.findTenant(tenantId)))?.retention ?? leastRetention
+  }
+
   async findSource(id: string): Promise<Source | undefined> {
-    await this.#refresh()
+    await this.refresh()
     return this.#recall(this.#sources, id, findSource)
   }
 
   /** The source of an ingest URL, by the SHA-256 of its token. */
   async findSourceByToken(tokenHash: Uint8Array): Promise<Source | undefined> {
-    await this.#refresh()
+    await this.refresh()
     const name = Buffer.from(tokenHash).toString('base64url')
     return this.#recall(this.#sourcesByToken, name, (tx) => findSourceByToken(tx, tokenHash))
   }
@@ -74,7 +94,7 @@ export class Directory {
 
   /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
   async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
-    await this.#refresh()
+    await this.refresh()
     const endpoints = await this.#recall(this.#endpoints, tenantId, this.#readEndpoints)
     return endpoints?.find((endpoint) => endpoint.id === id)
   }
@@ -96,7 +116,8 @@ export class Directory {
     return found
   }
 
-  async #refresh(): Promise<void> {
+  /** Asks whether the configuration moved on, unless that was asked a moment ago. */
+  async refresh(): Promise<void> {
     const age = this.#clock.now().getTime() - this.#checkedAtMs
     if (age >= 0 && age < freshMs) return
     this.#checking ??= this.#check().finally(() => {
@@ -114,11 +135,20 @@ export class Directory {
 
   async #catchUp(tx: Tx, configuration: number): Promise<void> {
     if (configuration <= this.#configuration) return
-    const changed = new Set(await changedTenants(tx, this.#configuration))
+    const tenants = await changedTenants(tx, this.#configuration)
+    const changed = new Set(tenants.map(({ id }) => id))
+    for (const { id, erased } of tenants) {
+      if (!erased || this.#erased.has(id)) continue
+      this.#erased.add(id)
+      this.#dataKeys.forget(id) // it is destroyed; what it sealed must not be readable from memory either
+    }
     forget(this.#apiKeys, (key) => key.tenantId === null || changed.has(key.tenantId))
     for (const sources of [this.#sources, this.#sourcesByToken])
       forget(sources, ({ tenantId }) => changed.has(tenantId))
-    for (const tenantId of changed) this.#endpoints.delete(tenantId)
+    for (const tenantId of changed) {
+      this.#tenants.delete(tenantId)
+      this.#endpoints.delete(tenantId)
+    }
     this.#configuration = Math.max(this.#configuration, configuration)
   }
 }

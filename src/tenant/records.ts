@@ -2,6 +2,8 @@ import type { Canonicalization } from '../message/message.ts'
 
 /** What exists of tenants, as rows and as answers: the shapes are the same on purpose. */
 
+import type { Retention } from '../log/retention.ts'
+
 export type Tier = 'standard' | 'operation'
 
 export interface Tenant {
@@ -9,6 +11,10 @@ export interface Tenant {
   readonly name: string
   readonly tier: Tier
   readonly createdAt: Date
+  /** How long what is written for it is kept. */
+  readonly retention: Retention
+  /** When everything of it was made unreadable, and the leaf that says so. */
+  readonly erasure: { readonly at: Date; readonly leafIndex: number } | null
 }
 
 /** A tenant's inbound address that one vendor posts to. */

@@ -1,7 +1,10 @@
+import type { Retention } from '../log/retention.ts'
 import type { Tx } from '../ports/database.ts'
 import type { ApiKey, IngestUrl, Source, Tenant } from './records.ts'
 
-const tenantColumns = `id, name, tier, created_at as "createdAt"`
+const tenantColumns = `
+  id, name, tier, created_at as "createdAt", payload_days as "payloadDays", statement_months as "statementMonths",
+  erased_at as "erasedAt", erased_leaf as "erasedLeaf"`
 const sourceColumns = `
   s.id, s.tenant_id as "tenantId", s.name, s.settings, s.secrets as "sealedSecrets", s.created_at as "createdAt"`
 const ingestUrlColumns = `
@@ -15,30 +18,86 @@ export async function configurationNow(tx: Tx): Promise<number> {
   return row?.configuration ?? 0
 }
 
+const selectChanged = `select id, erased_at is not null as erased from tenants where configuration > $1`
+
 /** The tenants that changed after `configuration`. */
-export async function changedTenants(tx: Tx, configuration: number): Promise<string[]> {
-  const rows = await tx.query<{ id: string }>(`select id from tenants where configuration > $1`, [configuration])
-  return rows.map((row) => row.id)
-}
+export const changedTenants = (tx: Tx, configuration: number): Promise<{ id: string; erased: boolean }[]> =>
+  tx.query(selectChanged, [configuration])
 
 const touch = `update tenants set configuration = $2 where id = $1`
 
 export const touchTenant = (tx: Tx, tenantId: string, configuration: number): Promise<unknown> =>
   tx.query(touch, [tenantId, configuration])
 
-const insertTenantRow = `insert into tenants (id, name, tier, created_at, configuration) values ($1, $2, $3, $4, $5)`
+const insertTenantRow = `
+  insert into tenants (id, name, tier, created_at, payload_days, statement_months, configuration)
+  values ($1, $2, $3, $4, $5, $6, $7)`
 
-export const insertTenant = (tx: Tx, tenant: Tenant, configuration: number): Promise<unknown> =>
-  tx.query(insertTenantRow, [tenant.id, tenant.name, tenant.tier, tenant.createdAt, configuration])
-
-export async function findTenant(tx: Tx, id: string): Promise<Tenant | undefined> {
-  const [row] = await tx.query<Tenant>(`select ${tenantColumns} from tenants where id = $1`, [id])
-  return row
+export const insertTenant = (tx: Tx, tenant: Tenant, configuration: number): Promise<unknown> => {
+  const { payloadDays, statementMonths } = tenant.retention
+  const { id, name, tier, createdAt } = tenant
+  return tx.query(insertTenantRow, [id, name, tier, createdAt, payloadDays, statementMonths, configuration])
 }
 
+const updateTenantRow = `
+  update tenants set name = $2, tier = $3, payload_days = $4, statement_months = $5, configuration = $6
+   where id = $1 and erased_at is null`
+
+export const updateTenant = (tx: Tx, tenant: Tenant, configuration: number): Promise<unknown> => {
+  const { payloadDays, statementMonths } = tenant.retention
+  return tx.query(updateTenantRow, [tenant.id, tenant.name, tenant.tier, payloadDays, statementMonths, configuration])
+}
+
+interface TenantRow extends Omit<Tenant, 'retention' | 'erasure'> {
+  readonly payloadDays: number
+  readonly statementMonths: number
+  readonly erasedAt: Date | null
+  readonly erasedLeaf: number | null
+}
+
+const tenantOf = ({ payloadDays, statementMonths, erasedAt, erasedLeaf, ...facts }: TenantRow): Tenant => ({
+  ...facts,
+  retention: { payloadDays, statementMonths },
+  erasure: erasedAt === null || erasedLeaf === null ? null : { at: erasedAt, leafIndex: erasedLeaf },
+})
+
+export async function findTenant(tx: Tx, id: string): Promise<Tenant | undefined> {
+  const [row] = await tx.query<TenantRow>(`select ${tenantColumns} from tenants where id = $1`, [id])
+  return row && tenantOf(row)
+}
+
+const selectTenants = `select ${tenantColumns} from tenants where id > $1 order by id limit $2`
+
 /** Pages are by id, which is by age: `after` is the last id of the page before. */
-export const listTenants = (tx: Tx, after: string, limit: number): Promise<Tenant[]> =>
-  tx.query(`select ${tenantColumns} from tenants where id > $1 order by id limit $2`, [after, limit])
+export async function listTenants(tx: Tx, after: string, limit: number): Promise<Tenant[]> {
+  return (await tx.query<TenantRow>(selectTenants, [after, limit])).map(tenantOf)
+}
+
+const selectRetentions = `
+  select distinct payload_days as "payloadDays", statement_months as "statementMonths"
+    from tenants where erased_at is null`
+
+/** What tenants chose, each once. */
+export const retentionsChosen = (tx: Tx): Promise<Retention[]> => tx.query(selectRetentions)
+
+const eraseTenantRow = `
+  update tenants set name = '', erased_at = $2, erased_leaf = $3, configuration = $4 where id = $1 and erased_at is null
+  returning id`
+
+/** What belonged to it and says something: names, URLs, secrets. The row of the tenant says only that there was one. */
+const eraseBelongings = ['api_keys', 'ingest_urls', 'endpoints', 'sources'].map(
+  (table) => `delete from ${table} where tenant_id = $1`,
+)
+
+/** Resolves with whether there was anything to erase. */
+export async function eraseTenant(
+  tx: Tx,
+  { id, at, leafIndex, configuration }: { id: string; at: Date; leafIndex: number; configuration: number },
+): Promise<boolean> {
+  const erased = await tx.query(eraseTenantRow, [id, at, leafIndex, configuration])
+  for (const erase of eraseBelongings) await tx.query(erase, [id])
+  return erased.length > 0
+}
 
 const insertSourceRow = `
   insert into sources (id, tenant_id, name, settings, secrets, created_at) values ($1, $2, $3, $4, $5, $6)`

@@ -82,6 +82,10 @@ describe.each(servers)('a database on %s', (_name, start) => {
     await listening.close()
   })
 
+  it('stops listening even while it is still connecting', async () => {
+    await database.listen('test_channel', () => {}).close()
+  })
+
   it('takes each type of parameter', async () => {
     const at = new Date('2026-01-02T03:04:05.678Z')
     const [row] = await database.query(
@@ -137,10 +141,10 @@ describe('a database', () => {
   beforeAll(async () => {
     own = await createTestDatabase()
     database = own.database
-    await database.query('create table notes (text text not null)')
+    await own.superuser('create table notes (text text not null)')
   })
   beforeEach(async () => {
-    await database.query('truncate notes')
+    await own.superuser('truncate notes')
   })
   afterAll(() => own.drop())
 
@@ -213,7 +217,7 @@ describe('a database', () => {
     const work = database.transaction(async (tx) => {
       await tx.query('insert into notes values ($1)', ['dropped'])
       const [session] = await tx.query<{ pid: number }>('select pg_backend_pid() as pid')
-      await database.query('select pg_terminate_backend($1)', [session?.pid ?? 0])
+      await own.superuser('select pg_terminate_backend($1)', [session?.pid ?? 0])
       await tx.query('insert into notes values ($1)', ['dropped'])
     })
     await expect(work).rejects.toThrow(DatabaseUnavailable)
@@ -224,7 +228,7 @@ describe('a database', () => {
     const work = database.transaction(async (tx) => {
       await tx.query('insert into notes values ($1)', ['dropped'])
       const [session] = await tx.query<{ pid: number }>('select pg_backend_pid() as pid')
-      await database.query('select pg_terminate_backend($1, 5000)', [session?.pid ?? 0])
+      await own.superuser('select pg_terminate_backend($1, 5000)', [session?.pid ?? 0])
     })
     // Whether the end of the connection was heard before COMMIT was sent is up to the kernel; both answers are true.
     const reason = await work.then(
@@ -239,10 +243,10 @@ describe('a database', () => {
     const narrow = openDatabase({ connection: own.connection, poolSize: 1, logger: silentLogger })
     const selectAll = 'select * from notes'
     await narrow.query(selectAll)
-    await database.query('alter table notes add column size integer')
+    await own.superuser('alter table notes add column size integer')
     await expect(narrow.query(selectAll)).rejects.toMatchObject({ code: '0A000' })
     expect(await narrow.query(selectAll)).toEqual([])
-    await database.query('alter table notes drop column size')
+    await own.superuser('alter table notes drop column size')
     await narrow.close()
   })
 
@@ -266,7 +270,7 @@ describe('a database', () => {
     const watched = openDatabase({ connection: own.connection, poolSize: 4, logger: { info: note, warn: note } })
     const open = () => Promise.all([1, 2, 3].map(() => watched.query('select pg_sleep(0)')))
     await open()
-    await database.query(
+    await own.superuser(
       'select pg_terminate_backend(pid, 5000) from pg_stat_activity where pid <> pg_backend_pid() and datname = $1',
       [own.connection.database],
     )
@@ -277,7 +281,7 @@ describe('a database', () => {
 
   it('fails the checks of durability when commits do not wait for the disk', async () => {
     for (const setting of ['off', 'local']) {
-      await database.query(`alter database ${own.connection.database} set synchronous_commit = ${setting}`)
+      await own.superuser(`alter database ${own.connection.database} set synchronous_commit = ${setting}`)
       const lax = openDatabase({ connection: own.connection, poolSize: 1, logger: silentLogger })
       await expect(checkDurability(lax, silentLogger)).rejects.toMatchObject({ code: 'database_not_durable' })
       await lax.close()
@@ -292,13 +296,13 @@ describe('a database whose connection is cut', () => {
 
   beforeAll(async () => {
     own = await createTestDatabase()
-    await own.database.query('create table notes (text text not null)')
+    await own.superuser('create table notes (text text not null)')
     proxy = await startPostgresProxy(`${own.connection.host}/.s.PGSQL.${own.connection.port}`)
     const connection = { ...own.connection, host: '127.0.0.1', port: proxy.port }
     cut = openDatabase({ connection, poolSize: 2, logger: silentLogger })
   })
   beforeEach(async () => {
-    await own.database.query('truncate notes')
+    await own.superuser('truncate notes')
   })
   afterAll(async () => {
     await cut.close()
@@ -358,7 +362,7 @@ describe('a session', () => {
 
   it('tells that it ended when the server hangs up', async () => {
     const session = await openSession(own.connection, 'doomed')
-    await own.database.query(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'doomed'`)
+    await own.superuser(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'doomed'`)
     await session.ended
     await expect(session.query('select 1')).rejects.toThrow()
     await session.close()

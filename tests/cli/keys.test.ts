@@ -336,7 +336,8 @@ describe('keys rewrap', () => {
       expect(moved.keyring.kids.sort()).toEqual(before.map(({ kid }) => kid).sort())
       expect(moved.verify(JSON.parse(JSON.stringify({ receipt }))).verdict).toBe('valid')
       const message = await moved.getMessage(null, receipt.message)
-      expect(Buffer.from(await moved.payloadOf(message)).toString()).toBe('{"before":true}')
+      const content = await moved.archive.contentOf(message)
+      expect(content.state === 'available' && Buffer.from(content.payload).toString()).toBe('{"before":true}')
     })
 
     // And back, with the same wrapping key file as before.

@@ -11,7 +11,7 @@ import { hashLeaf, TreeEdge } from '../../src/log/tree.ts'
 import { canonicalizePayload } from '../../src/message/canonical.ts'
 import { sha256 } from '../../src/message/digest.ts'
 import { parseJson } from '../../src/message/json.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt, SubjectReceipt } from '../../src/receipt/receipt.ts'
 
 export const issuer = 'http://localhost:8080'
 export const origin = 'localhost:8080/log'
@@ -43,7 +43,8 @@ export function stateAccepted(id: string, payload: Uint8Array): Uint8Array {
     received_sha256: sha256(payload).toString('base64url'),
   }
   const parties = { tenant: 'ten_1', source: 'src_1', actor: 'key_1' }
-  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, payload: digests }, now).statement
+  const request = { id: 'req_1', address: '192.0.2.1' }
+  return state(issuer, { kind: 'message.accepted', sub: id, ...parties, request, payload: digests }, now).statement
 }
 
 /** The three parts of a receipt's compact form. */
@@ -60,8 +61,17 @@ export function makeReceipt(
   payload: Uint8Array,
   keys: { payloadKey: ReturnType<typeof makePayloadKey>; logKey: ReturnType<typeof makeLogKey> },
   witnesses: readonly Cosigner[] = [],
-): Receipt {
-  const statement = stateAccepted(id, payload)
+): MessageReceipt {
+  return { message: id, ...logged(stateAccepted(id, payload), keys, witnesses) }
+}
+
+/** The receipt that source `id` was created, which is the last of a log of five leaves likewise. */
+export function makeSourceReceipt(id: string, keys: Parameters<typeof makeReceipt>[2]): SubjectReceipt {
+  const stated = state(issuer, { kind: 'source.created', sub: id, tenant: 'ten_1', actor: 'key_1', settings: {} }, now)
+  return { subject: id, ...logged(stated.statement, keys) }
+}
+
+function logged(statement: Uint8Array, keys: Parameters<typeof makeReceipt>[2], witnesses: readonly Cosigner[] = []) {
   const entries = [...['a', 'b', 'c', 'd'].map((text) => sha256(Buffer.from(text))), entryOf(statement)]
   const { edge, prove } = TreeEdge.empty.append(entries.map(hashLeaf))
   const { treeSize, rootHash } = edge
@@ -70,5 +80,5 @@ export function makeReceipt(
     ...witnesses.map((witness) => witness.at(now)),
   ])
   const proof = formatProof({ leafIndex: 4, proof: prove(4), checkpoint })
-  return { message: id, ...signReceipt(statement, keys.payloadKey), header: { 'tlog-proof': proof } }
+  return { ...signReceipt(statement, keys.payloadKey), header: { 'tlog-proof': proof } }
 }

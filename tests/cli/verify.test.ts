@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Cosigner, generateSecretKey, parseSecretKey } from '../../src/log/cosigner.ts'
 import type { Verdict } from '../../src/receipt/verify.ts'
-import { issuer, makeLogKey, makePayloadKey, makeReceipt, now, origin } from './published.ts'
+import { issuer, makeLogKey, makePayloadKey, makeReceipt, makeSourceReceipt, now, origin } from './published.ts'
 import { countersign } from './run.ts'
 
 const keys = { payloadKey: makePayloadKey(), logKey: makeLogKey() }
@@ -44,6 +44,29 @@ const verify = (changed: Partial<typeof files> & { more?: string[]; input?: stri
 }
 
 const linesOf = (text: string): string[] => text.split('\n').filter(Boolean)
+
+describe('a receipt of something else than a message', () => {
+  const subject = makeSourceReceipt('src_1', keys)
+  const young = { keys: [{ ...keys.payloadKey.published, nbf: now.getTime() / 1000 + 3600 }] }
+
+  test('is valid, and nobody misses a payload', async () => {
+    const path = await file('source.json', JSON.stringify(subject))
+    const { code, stdout } = await countersign(['verify', path, '--jwks', files.jwks, '--vkey', files.vkey])
+    expect(code).toBe(0)
+    expect(stdout).toContain('valid: source.created src_1')
+    expect(stdout).not.toContain('payload')
+  })
+
+  test('by a key younger than its statement is valid if the log has the statement, and else is not', async () => {
+    const path = await file('source.json', JSON.stringify(subject))
+    const jwks = await file('younger.json', JSON.stringify(young))
+    const proven = await countersign(['verify', path, '--jwks', jwks, '--vkey', files.vkey])
+    expect(proven.code).toBe(0)
+    const unproven = await countersign(['verify', path, '--jwks', jwks])
+    expect(unproven.code).toBe(1)
+    expect(unproven.stdout).toContain('✗ key_state — the statement is older than the key, and nothing proves')
+  })
+})
 
 describe('a receipt that holds', () => {
   test('is valid, with a line for each check', async () => {

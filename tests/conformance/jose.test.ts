@@ -2,13 +2,13 @@
 import { verifyAsync } from '@noble/ed25519'
 import { createLocalJWKSet, flattenedVerify, type JSONWebKeySet, jwtVerify } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { type Arrived, Receiver } from '../support/receiver.ts'
 import { TestRelay } from '../support/relay.ts'
 
 let relay: TestRelay
 let receiver: Receiver
-let receipt: Receipt
+let receipt: MessageReceipt
 let arrived: Arrived
 let jwks: JSONWebKeySet
 
@@ -28,7 +28,8 @@ afterAll(async () => {
   await receiver?.stop()
 })
 
-const compact = ({ protected: header, payload, signature }: Receipt): string => `${header}.${payload}.${signature}`
+const compact = ({ protected: header, payload, signature }: MessageReceipt): string =>
+  `${header}.${payload}.${signature}`
 const expected = { algorithms: ['EdDSA'], typ: 'receipt+jwt', issuer: 'http://relay.test' }
 
 describe('jose', () => {

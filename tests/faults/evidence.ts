@@ -4,7 +4,7 @@ import { parseCheckpoint } from '../../src/log/checkpoint.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { decodeBundle, tilePath } from '../../src/log/tile.ts'
 import { type JsonValue, parseJson } from '../../src/message/json.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { trustLog, type Verdict, verifyEvidence } from '../../src/receipt/verify.ts'
 import { type Fact, type FactOf, factsOf } from './ledger.ts'
 import type { RelayProcess } from './relay-process.ts'
@@ -21,6 +21,8 @@ export interface Evidence {
   readonly log: ShownLog
   /** Leaves before this one are not the vendors' doing. */
   readonly firstLeaf: number
+  /** Leaves about calls of the API: evidence is gathered by such calls, and refused posts are some. */
+  readonly calls: ReadonlySet<number>
   /** The published keys, by kid. */
   readonly keys: ReadonlyMap<string, KeyObject>
   readonly tenants: readonly Pick<Tenant, 'name' | 'ids'>[]
@@ -37,7 +39,7 @@ export interface Trespass {
 export interface ShownReceipt {
   readonly round: number
   readonly post: number
-  readonly receipt: Receipt
+  readonly receipt: MessageReceipt
   /** By receipt/verify.ts against the JWKS and the vkey, and by POST /v1/verify; the payload as posted included. */
   readonly offline: Verdict
   readonly online: string
@@ -90,7 +92,12 @@ export async function gatherEvidence(
   })
   const receipts = [...accepted, ...recovered.flat()]
   const trespasses = await trespass(relay, tenants, receipts)
-  return { facts, receipts, messages, log: await readLog(relay), firstLeaf, keys, tenants, trespasses }
+  const log = await readLog(relay)
+  // Asked after the log was read, so that every leaf of it is answered for, our own questions among them.
+  const calls = new Set(
+    [...(await readKinds(relay, firstLeaf))].flatMap(([leaf, kind]) => (isCall(kind) ? [leaf] : [])),
+  )
+  return { facts, receipts, messages, log, firstLeaf, calls, keys, tenants, trespasses }
 }
 
 /** Messages of each tenant that the others ask for. */
@@ -139,13 +146,13 @@ async function verifier(relay: RelayProcess, publicKeys: ReadonlyMap<string, Key
     const offline = verifyEvidence({ receipt: value, payload: Buffer.from(spelledPayload(post)) }, trust)
     const response = await relay.call('/v1/verify', `{"receipt":${text},"payload":${spelledPayload(post)}}`)
     const { verdict } = (await response.json()) as { verdict: string }
-    return { round, post, receipt: value as unknown as Receipt, offline, online: verdict }
+    return { round, post, receipt: value as unknown as MessageReceipt, offline, online: verdict }
   }
 }
 
 /**
  * Resolves when nothing is left to do: every message heard of has only deliveries in their last state, and every leaf
- * is the acceptance of such a message or one of its attempts. A leaf of neither kind belongs to a message that nobody
+ * but those about calls is the acceptance of such a message or one of its attempts. Any other leaf belongs to a message that nobody
  * has heard of yet: accepted, its 202 lost, and still to arrive. Also resolves when time is up, with what there is.
  */
 async function untilBacklogEnds(
@@ -163,8 +170,10 @@ async function untilBacklogEnds(
       if (known !== undefined) messages.set(message, known)
     })
     const settled = [...heardOf].every((message) => isSettled(messages.get(message)))
-    const { treeSize } = await latestCheckpoint(relay)
-    if (settled && ownersOf(messages).size >= treeSize - firstLeaf) break
+    if (!settled) continue
+    const owners = ownersOf(messages)
+    const stated = [...(await readKinds(relay, firstLeaf))].filter(([, kind]) => !isCall(kind))
+    if (stated.every(([leaf]) => owners.has(leaf))) break
   }
   return messages
 }
@@ -180,6 +189,33 @@ export function ownersOf(messages: ReadonlyMap<string, KnownMessage>): Map<numbe
     for (const leaf of [leaf_index, ...attempts]) owners.set(leaf, [...(owners.get(leaf) ?? []), message])
   }
   return owners
+}
+
+const isCall = (kind: string): boolean => kind === 'api.called' || kind === 'api.refused'
+
+/** What each leaf from `firstLeaf` on states, as the audit log of every tenant and of the deployment has it. */
+async function readKinds(relay: RelayProcess, firstLeaf: number): Promise<Map<number, string>> {
+  const kinds = new Map<number, string>()
+  const ask = async (path: string) =>
+    parseJson(new Uint8Array(await (await relay.call(path)).arrayBuffer())) as unknown as Page
+  const { data: tenants } = await ask('/v1/tenants')
+  for (const path of ['/v1/audit', ...tenants.map(({ id }) => `/v1/tenants/${id}/audit`)]) {
+    for (let after: string | undefined = String(firstLeaf - 1); after !== undefined; ) {
+      const page: Page = await ask(`${path}?limit=1000&after=${after}`)
+      for (const { index, statement } of page.data) kinds.set(index, statement.kind)
+      after = page.next
+    }
+  }
+  return kinds
+}
+
+interface Page {
+  readonly data: readonly {
+    readonly id: string
+    readonly index: number
+    readonly statement: { readonly kind: string }
+  }[]
+  readonly next?: string
 }
 
 async function readMessage(relay: RelayProcess, message: string): Promise<KnownMessage | undefined> {

@@ -177,11 +177,11 @@ function* oneMessage({ receipts, facts }: Evidence): Findings {
   }
 }
 
-/** So the number of leaves is that of messages and attempts, and of what was there before. */
-function* nothingElse({ log, messages, firstLeaf }: Evidence): Findings {
+/** So the number of leaves is that of messages, attempts and calls, and of what was there before. */
+function* nothingElse({ log, messages, firstLeaf, calls }: Evidence): Findings {
   const owners = ownersOf(messages)
   for (let leaf = firstLeaf; leaf < log.treeSize; leaf++) {
-    const named = owners.get(leaf) ?? []
+    const named = calls.has(leaf) ? ['a call', ...(owners.get(leaf) ?? [])] : (owners.get(leaf) ?? [])
     if (named.length !== 1)
       yield [undefined, `leaf ${leaf} belongs to ${named.length === 0 ? 'nobody' : named.join(' and ')}`]
   }

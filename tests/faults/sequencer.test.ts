@@ -8,6 +8,7 @@ const writes = [
   'for update',
   'insert into statements',
   'insert into messages',
+  'insert into payloads',
   'insert into deliveries',
   'insert into tiles',
   'insert into entry_bundles',
@@ -42,6 +43,7 @@ beforeEach(async () => {
   await relay.open(database)
   tenant = await relay.makeTenant()
   await relay.makeEndpoint(tenant, receiver.url)
+  await relay.relay.retention.tick() // its months are made, as they are soon after any start
 })
 
 afterEach(async () => {

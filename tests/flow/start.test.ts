@@ -103,13 +103,13 @@ async function snapshot(): Promise<Backup> {
 
 /** Puts the log back to the backup, as restoring one does. */
 async function restore({ treeSize, head }: Backup): Promise<void> {
-  const { database } = relay.database
-  await database.query('delete from statements where leaf_index >= $1', [treeSize])
-  await database.query('delete from messages where leaf_index >= $1', [treeSize])
-  await database.query('update log set tree_size = $1, root_hash = $2, checkpoint = $3, configuration = $4', [
-    treeSize,
-    head.root_hash as Uint8Array,
-    head.checkpoint as string,
-    Number(head.configuration),
-  ])
+  await relay.database.tamper(
+    ['delete from statements where leaf_index >= $1', [treeSize]],
+    ['delete from messages where leaf_index >= $1', [treeSize]],
+    ['delete from payloads where leaf_index >= $1', [treeSize]],
+    [
+      'update log set tree_size = $1, root_hash = $2, checkpoint = $3, configuration = $4',
+      [treeSize, head.root_hash as Uint8Array, head.checkpoint as string, Number(head.configuration)],
+    ],
+  )
 }

@@ -179,9 +179,12 @@ test('a log restored from a backup, or grown differently, is not cosigned any mo
   await relay.close()
 
   // Whoever rolls the database back hides what was published, too, or the relay would not start.
-  await database.query('delete from statements where leaf_index >= $1', [backup.size])
-  await database.query('delete from messages where leaf_index >= $1', [backup.size])
-  await database.query('delete from cosigned_checkpoints')
+  await relay.database.tamper(
+    ['delete from statements where leaf_index >= $1', [backup.size]],
+    ['delete from messages where leaf_index >= $1', [backup.size]],
+    ['delete from payloads where leaf_index >= $1', [backup.size]],
+    ['delete from cosigned_checkpoints'],
+  )
   await database.query('update log set tree_size = $1, root_hash = $2, checkpoint = $3, configuration = $4', [
     backup.size,
     backup.root,

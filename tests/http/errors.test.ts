@@ -149,6 +149,6 @@ function expectProblem({ status, headers, body }: Answer, code: string): void {
   expect(headers.get('content-type')).toMatch(/^application\/problem\+json/)
   expect(body).toMatchObject({ type: `urn:countersign:problem:${code}`, title, status: tableStatus })
   expect(status).toBe(tableStatus)
-  const documented = ['type', 'title', 'status', 'code', 'detail', 'offset', 'pointer']
+  const documented = ['type', 'title', 'status', 'code', 'detail', 'offset', 'pointer', 'request_id']
   expect(Object.keys(body).filter((name) => !documented.includes(name))).toEqual([])
 }

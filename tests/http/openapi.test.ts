@@ -72,7 +72,10 @@ test('media types are those of the answers', () => {
     Object.keys(paths[path]?.[method]?.responses[status]?.content ?? {})
   const receipt = ['application/vnd.countersign.receipt+json']
   expect(typeOf('/v1/sources/{source}/messages', 'post', '202')).toEqual(receipt)
-  expect(typeOf('/v1/messages/{message}/receipt', 'get', '200')).toEqual(receipt)
+  for (const path of ['/v1/messages/{message}/receipt', '/v1/statements/{index}/receipt']) {
+    expect(typeOf(path, 'get', '200')).toEqual([...receipt, 'application/cose'])
+  }
+  expect(typeOf('/v1/log/inclusion', 'get', '200')).toEqual(['application/json', 'text/plain'])
   expect(typeOf('/log/checkpoint', 'get', '200')).toEqual(['text/plain'])
   expect(typeOf('/log/tile/{path}', 'get', '200')).toEqual(['application/octet-stream'])
   expect(typeOf('/v1/tenants/{tenant}', 'get', '200')).toEqual(['application/json'])

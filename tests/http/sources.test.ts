@@ -5,7 +5,7 @@ import { sign as signGithub } from '@octokit/webhooks-methods'
 import { Webhook as StandardWebhook } from 'standardwebhooks'
 import Stripe from 'stripe'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { Receiver } from '../support/receiver.ts'
 import { type Answer, TestRelay, type TestTenant } from '../support/relay.ts'
 import { speak } from './speak.ts'
@@ -48,14 +48,19 @@ async function post(
   body: string,
   headers: Record<string, string>,
   at: TestRelay = relay,
-): Promise<Answer<Receipt & { code?: string }>> {
+): Promise<Answer<MessageReceipt & { code?: string }>> {
   const path_ = path.startsWith('/') ? path : `/v1/sources/${path}/messages`
-  const answer = await at.call<Receipt & { code?: string }>('POST', path_, { key: null, body, headers })
+  const answer = await at.call<MessageReceipt & { code?: string }>('POST', path_, { key: null, body, headers })
   if (answer.status === 202) relay.receipts.set(answer.body.message, answer.body)
   return answer
 }
 
-const statementOf = (receipt: Receipt) => JSON.parse(Buffer.from(receipt.payload, 'base64url').toString())
+const accepted = () => relay.readAudit(tenant, { kind: 'message.accepted' })
+
+/** A body but for the number of its call. */
+const unnumbered = <T extends object>({ body }: Answer<T>) => ({ ...body, request_id: undefined })
+
+const statementOf = (receipt: MessageReceipt) => JSON.parse(Buffer.from(receipt.payload, 'base64url').toString())
 const replayed = ({ headers }: Answer<unknown>) => headers.get('idempotency-replayed')
 
 /** A source of each scheme, and how its vendor signs a body. */
@@ -132,7 +137,7 @@ describe.each(Object.entries(vendors))('a source with the scheme %s', (scheme, {
 
   test('refuses anything else, says nothing of why, and keeps nothing of it', async () => {
     const headers = await sign(payload)
-    const { treeSize } = await relay.relay.head()
+    const before = await accepted()
     const [name = '', value = ''] = Object.entries(headers).at(-1) ?? []
     const refused = [
       ...(scheme === 'basic' ? [] : [await post(source.id, payload.replace('100', '101'), headers)]),
@@ -144,10 +149,10 @@ describe.each(Object.entries(vendors))('a source with the scheme %s', (scheme, {
     for (const answer of refused) {
       expect(answer.body).toEqual({
         ...{ type: 'urn:countersign:problem:unauthenticated', status: 401, code: 'unauthenticated' },
-        title: expect.any(String),
+        ...{ title: expect.any(String), request_id: expect.any(String) },
       })
     }
-    expect((await relay.relay.head()).treeSize).toBe(treeSize)
+    expect(await accepted()).toEqual(before)
   })
 
   test('takes no API key, and tells a stranger with one that there is no such source', async () => {
@@ -155,7 +160,7 @@ describe.each(Object.entries(vendors))('a source with the scheme %s', (scheme, {
       body: { name: 'stray', role: 'ingest', source: source.id },
     })
     const withKey = async (key: string, id = source.id) =>
-      (await relay.call<{ code: string }>('POST', `/v1/sources/${id}/messages`, { key, body: payload })).body
+      unnumbered(await relay.call<{ code: string }>('POST', `/v1/sources/${id}/messages`, { key, body: payload }))
     expect((await withKey(made.key)).code).toBe('unauthenticated')
     expect((await withKey(tenant.tenantKey)).code).toBe('forbidden')
     expect(await withKey(rival.tenantKey)).toEqual(await withKey(rival.tenantKey, `src_${'7'.repeat(26)}`))
@@ -342,7 +347,7 @@ describe('an ingest URL', () => {
     const { url, id: urlId } = await makeUrl(id)
     await manage('DELETE', `${id}/urls/${urlId}`)
     const [revoked, never] = [await post(pathOf(url), payload, {}), await post('/in/never', payload, {})]
-    expect(revoked.body).toEqual(never.body)
+    expect(unnumbered(revoked)).toEqual(unnumbered(never))
   })
 })
 
@@ -433,14 +438,31 @@ test('a header that decides and comes twice is refused, though each alone would 
   expect(await ask(2)).toMatch(/^HTTP\/1\.1 401 /)
 })
 
+test('who a scheme vouches for is stated as the caller, and who it does not as a stranger', async () => {
+  const { id } = await make({ authentication: vendors.slack?.authentication })
+  const callOf = async (answer: Answer<unknown>, whose: { id: string } | null) => {
+    const items = await relay.readAudit(whose)
+    return items.map(({ statement }) => statement).filter(({ sub }) => sub === answer.headers.get('x-request-id'))
+  }
+  const broken = '{"a":1,"a":2}'
+  const refused = await post(id, broken, signSlack(broken))
+  const called = { kind: 'api.called', actor: id, tenant: tenant.id, status: 422, code: 'payload_duplicate_name' }
+  expect(await callOf(refused, tenant)).toMatchObject([called])
+  relay.clock.advance(3_600_000) // whatever was refused before no longer counts
+  expect(await callOf(await post(id, '{}', {}), null)).toMatchObject([{ kind: 'api.refused', code: 'unauthenticated' }])
+  const taken = await post(id, '{}', signSlack('{}'))
+  expect(statementOf(taken.body).request).toEqual({ id: taken.headers.get('x-request-id'), address: '127.0.0.1' })
+  expect(await callOf(taken, tenant)).toEqual([])
+})
+
 test('Slack’s question whether we are the ones is answered, signed and never otherwise, and forwarded to nobody', async () => {
   const { id } = await make({ authentication: vendors.slack?.authentication })
   const question = JSON.stringify({ type: 'url_verification', token: 'x', challenge: '3eZbrw1aBm2rZgRNFdxV2595E9CY' })
-  const { treeSize } = await relay.relay.head()
+  const before = await accepted()
   const asked = await post(id, question, signSlack(question))
   expect([asked.status, asked.body]).toEqual([200, '3eZbrw1aBm2rZgRNFdxV2595E9CY'])
   expect((await post(id, question, {})).status).toBe(401)
-  expect((await relay.relay.head()).treeSize).toBe(treeSize)
+  expect(await accepted()).toEqual(before)
 })
 
 describe('settings that cannot be', () => {

@@ -10,6 +10,8 @@ const rights = `
   POST   /v1/tenants                               admin
   GET    /v1/tenants                               admin
   GET    /v1/tenants/{tenant}                      admin tenant
+  PATCH  /v1/tenants/{tenant}                      admin
+  DELETE /v1/tenants/{tenant}                      admin
   POST   /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources              admin tenant
   GET    /v1/tenants/{tenant}/sources/{source}     admin tenant
@@ -35,14 +37,20 @@ const rights = `
   GET    /v1/messages/{message}                    admin tenant
   GET    /v1/messages/{message}/receipt            admin tenant
   GET    /v1/messages/{message}/deliveries         admin tenant
+  GET    /v1/statements/{index}/receipt            admin tenant
+  GET    /v1/tenants/{tenant}/audit                admin tenant export
+  GET    /v1/audit                                 admin
   GET    /metrics                                  admin
   POST   /v1/verify                                everyone
+  GET    /v1/retention                             everyone
   GET    /v1/keys                                  everyone
   GET    /v1/keys/plan                             admin
   POST   /v1/keys/rotate                           admin
   POST   /v1/keys/{kid}/revoke                     admin
   GET    /.well-known/jwks.json                    everyone
   GET    /.well-known/http-message-signatures-directory everyone
+  GET    /v1/log/inclusion                         everyone
+  GET    /v1/log/consistency                       everyone
   GET    /log/checkpoint                           everyone
   GET    /log/vkey                                 everyone
   GET    /log/tile/{path}                          everyone
@@ -59,10 +67,14 @@ const routes = rights
   })
 
 /** What fills the braces of a path, and the bodies that name something. */
-type Names = Record<'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'kid' | 'path', string>
+type Names = Record<
+  'tenant' | 'source' | 'url' | 'token' | 'endpoint' | 'key' | 'message' | 'index' | 'kid' | 'path',
+  string
+>
 
 const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/tenants': () => ({ name: 'another', tier: 'standard' }),
+  'PATCH /v1/tenants/{tenant}': () => ({ retention: { payload_days: 60 } }),
   'POST /v1/tenants/{tenant}/sources': () => ({ name: 'another' }),
   'PATCH /v1/tenants/{tenant}/sources/{source}': () => ({ name: 'renamed' }),
   'POST /in/{token}': () => ({ posted: true }),
@@ -74,6 +86,12 @@ const bodies: Record<string, (names: Names) => object> = {
   'POST /v1/verify': () => ({ receipt: {} }),
   'POST /v1/keys/rotate': () => ({ purpose: 'payload' }),
   'POST /v1/keys/{kid}/revoke': () => ({ reason: 'lost', from: relay.clock.now().toISOString() }),
+}
+
+/** What a path that asks a question needs beside it. */
+const queries: Record<string, string> = {
+  '/v1/log/inclusion': '/v1/log/inclusion?index=0',
+  '/v1/log/consistency': '/v1/log/consistency?from=1',
 }
 
 interface Furnished extends TestTenant {
@@ -112,7 +130,7 @@ for (const route of routes) {
     const { tenantKey, ingestKey, exportKey } = acme
     const keys = { admin: adminKey, tenant: tenantKey, ingest: ingestKey, export: exportKey, nobody: null }
     for (const [role, key] of Object.entries(keys)) {
-      const { status } = await ask(route, await freshNames(acme, route.path), key)
+      const { status } = await ask(route, await freshNames(acme, route), key)
       const allowed = route.who.includes(role) || route.who.includes('everyone')
       if (allowed) expect(status, role).toBeLessThan(300)
       else expect(status, role).toBe(key === null ? 401 : 403)
@@ -151,11 +169,11 @@ test('no answer to a stranger holds an id, a name, a URL or a word of the payloa
   const { body } = await relay.call<{ data: { id: string }[] }>('GET', `/v1/messages/${acme.names.message}/deliveries`)
   const deliveries = body.data.map(({ id }) => id)
   expect(deliveries).toHaveLength(1)
-  const { path: _, kid: __, ...ids } = acme.names
+  const { path: _, kid: __, index: ___, ...ids } = acme.names
   const secrets = [...Object.values(ids), ...deliveries, 'Acme', 'hook-of-acme', 'payload of acme']
   for (const key of [rival.tenantKey, rival.ingestKey, rival.exportKey, acme.revokedKey, null]) {
     for (const route of routes) {
-      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route.path)]) {
+      for (const names of [acme.names, { ...acme.names, tenant: rival.id }, await freshNames(rival, route)]) {
         const { text } = await ask(route, names, key)
         for (const secret of secrets) expect(text, `${route.name} with ${key}`).not.toContain(secret)
       }
@@ -241,8 +259,14 @@ async function furnish(name: string): Promise<Furnished> {
   const { id: url, url: href } = await makeUrl(tenant.id, source)
   const token = href.split('/').at(-1) ?? ''
   const names = { tenant: tenant.id, source, url, token, endpoint, key: made.id, message: body.message }
+  const { index } = (await relay.readAudit(tenant, { kind: 'message.accepted' }))[0] ?? {}
   const kid = await publishedKid()
-  return { ...tenant, names: { ...names, kid, path: 'entries/000.p/1' }, exportKey: made.key, revokedKey: revoked.key }
+  return {
+    ...tenant,
+    names: { ...names, index: String(index), kid, path: 'entries/000.p/1' },
+    exportKey: made.key,
+    revokedKey: revoked.key,
+  }
 }
 
 const makeKey = (tenant: string, wish: object) =>
@@ -256,8 +280,9 @@ async function publishedKid(): Promise<string> {
   return body.keys.at(-1)?.kid ?? ''
 }
 
-/** The tenant's names, with a source, an endpoint or a key that may be lost. */
-async function freshNames({ id, names }: Furnished, path: string): Promise<Names> {
+/** The tenant's names, with a source, an endpoint or a key that may be lost, or another tenant altogether. */
+async function freshNames({ id, names }: Furnished, { method, path }: (typeof routes)[0]): Promise<Names> {
+  if (method === 'DELETE' && path.endsWith('{tenant}')) return { ...names, tenant: (await relay.makeTenant()).id }
   if (path.includes('{endpoint}')) {
     const wish = { url: receiver.url, signatures: { hmac: true } }
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
@@ -288,7 +313,7 @@ const namesMoreThanItsTenant = ({ name }: { name: string }): boolean =>
 
 async function ask({ method, path }: { method: string; path: string }, names: Names, key: string | null) {
   const body = bodies[`${method} ${path}`]?.(names)
-  const url = relay.url + path.replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
+  const url = relay.url + (queries[path] ?? path).replace(/\{(\w+)\}/g, (_, name: keyof Names) => names[name])
   const headers = {
     ...(key !== null && { authorization: `Bearer ${key}` }),
     ...(body !== undefined && { 'content-type': 'application/json' }),
@@ -296,8 +321,9 @@ async function ask({ method, path }: { method: string; path: string }, names: Na
   return readAnswer(await fetch(url, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) }))
 }
 
-/** All that a client can see but the time. */
+/** All that a client can see but the time and the number of its call. */
 async function readAnswer(response: Response) {
-  const { date: _, ...headers } = Object.fromEntries(response.headers)
-  return { status: response.status, headers, text: await response.text() }
+  const { date: _, 'x-request-id': id = '', ...headers } = Object.fromEntries(response.headers)
+  expect(id).toMatch(/^req_/)
+  return { status: response.status, headers, text: (await response.text()).replace(id, '') }
 }

@@ -11,7 +11,7 @@ import { receiptHeader } from '../../src/keyring/jws.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { canonicalJson } from '../../src/message/canonical.ts'
 import { type JsonValue, parseJson } from '../../src/message/json.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { type TrustMaterial, trustLog, type Verdict, verifyEvidence } from '../../src/receipt/verify.ts'
 import { type Arrived, Receiver } from '../support/receiver.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
@@ -19,8 +19,8 @@ import { TestRelay, type TestTenant } from '../support/relay.ts'
 let relay: TestRelay
 let receiver: Receiver
 let tenant: TestTenant
-let receipt: Receipt
-let other: Receipt
+let receipt: MessageReceipt
+let other: MessageReceipt
 let arrived: Arrived
 let trust: TrustMaterial
 
@@ -216,7 +216,13 @@ describe('a statement that a known key did sign is still judged', () => {
   const at = (iso: string) => new Date(iso)
   const times = { validFrom: at('2026-01-01'), validUntil: at('2026-04-01'), revoked: undefined }
   const key = { kid, publicKey: createPublicKey(privateKey), ...times }
-  const good = { v: 1, iss: 'http://relay.test', iat: at('2026-02-01').getTime() / 1000, sub: 'msg_1' }
+  const good = {
+    v: 1,
+    iss: 'http://relay.test',
+    iat: at('2026-02-01').getTime() / 1000,
+    sub: 'msg_1',
+    kind: 'message.accepted',
+  }
 
   const judge = (statement: Uint8Array) => {
     const receipt = parsed(signedReceipt(statement, kid, privateKey))
@@ -235,6 +241,7 @@ describe('a statement that a known key did sign is still judged', () => {
   test.each([
     ['about another subject', { sub: 'msg_2' }, ['statement']],
     ['by another issuer', { iss: 'http://other.test' }, ['statement']],
+    ['of another kind', { kind: 'endpoint.created' }, ['statement']],
     ['of another version', { v: 2 }, ['statement']],
     ['without a time', { iat: null }, ['statement']],
     ['from before the key', { iat: at('2025-12-31').getTime() / 1000 }, ['key_state']],
@@ -351,7 +358,7 @@ const webhookWith = (change: Partial<ReturnType<typeof webhookOf>>) => ({
 })
 
 /** The receipt with members of its statement changed, and nothing signed again. */
-function restated(receipt: Receipt, change: object): Receipt {
+function restated(receipt: MessageReceipt, change: object): MessageReceipt {
   const statement = JSON.parse(Buffer.from(receipt.payload, 'base64url').toString())
   return { ...receipt, payload: Buffer.from(canonicalJson({ ...statement, ...change })).toString('base64url') }
 }
@@ -361,7 +368,7 @@ function withHeader(change: object): string {
   return Buffer.from(JSON.stringify({ ...header, ...change })).toString('base64url')
 }
 
-function signedReceipt(statement: Uint8Array, kid: string, privateKey: KeyObject): Receipt {
+function signedReceipt(statement: Uint8Array, kid: string, privateKey: KeyObject): MessageReceipt {
   const [header, payload] = [receiptHeader(kid), Buffer.from(statement).toString('base64url')]
   const signature = sign(null, Buffer.from(`${header}.${payload}`), privateKey).toString('base64url')
   return { message: 'msg_1', protected: header, payload, signature, header: { 'tlog-proof': '' } }

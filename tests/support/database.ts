@@ -1,8 +1,15 @@
 import { randomBytes } from 'node:crypto'
 import pino from 'pino'
 import { inject } from 'vitest'
-import { type ConnectionParts, openDatabase, openSession, urlOf } from '../../src/adapters/database.ts'
-import type { Database } from '../../src/ports/database.ts'
+import {
+  type ConnectionParts,
+  openDatabase,
+  openSession,
+  relayRole,
+  type Session,
+  urlOf,
+} from '../../src/adapters/database.ts'
+import type { Database, Param } from '../../src/ports/database.ts'
 
 /** A connection by parts, so that a test can put another database, or a proxy's port, in. */
 export type ServerConnection = ConnectionParts
@@ -11,8 +18,12 @@ export interface TestDatabase {
   readonly connection: ServerConnection
   /** The same as a `postgres://` URL, for what is configured by DATABASE_URL. */
   readonly url: string
-  /** A pool on it, closed by `drop`. */
+  /** A pool on it under the role of the relay, closed by `drop`. */
   readonly database: Database
+  /** As the superuser, whom the triggers of the log still stop. */
+  superuser<Row = Record<string, unknown>>(text: string, params?: readonly Param[]): Promise<Row[]>
+  /** As a superuser who means it: takes the triggers off, changes, and puts them back, in one transaction. */
+  tamper(...changes: (readonly [text: string, params?: readonly Param[]])[]): Promise<void>
   /** Works with connections still open, leaked ones included. */
   drop(): Promise<void>
 }
@@ -23,11 +34,20 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const name = `test_${randomBytes(6).toString('hex')}`
   await administer(server, `create database ${name} template ${inject('templateDatabase')}`)
   const connection = { ...server, database: name }
-  const database = openDatabase({ connection, poolSize: 8, logger: silentLogger })
+  const database = openDatabase({ connection, poolSize: 8, role: relayRole, logger: silentLogger })
   return {
     connection,
     url: urlOf(connection),
     database,
+    superuser: (text, params) => inSession(connection, (session) => session.query(text, params)),
+    tamper: (...changes) =>
+      inSession(connection, async (session) => {
+        const triggers = (state: string) =>
+          guarded.map((table) => `alter table ${table} ${state} trigger append_only`).join('; ')
+        await session.query(`begin; ${triggers('disable')}`)
+        for (const [text, params] of changes) await session.query(text, params)
+        await session.query(`${triggers('enable always')}; commit`)
+      }),
     async drop() {
       // Not waited for: closing waits for connections that a failed test never gave back, and `force` ends those.
       database.close().catch(() => {})
@@ -38,10 +58,16 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 
 export const silentLogger = pino({ level: 'silent' })
 
-async function administer(server: ServerConnection, statement: string) {
-  const session = await openSession(server)
+/** The tables whose rows nobody changes. */
+const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
+
+const administer = (server: ServerConnection, statement: string) =>
+  inSession(server, (session) => session.query(statement))
+
+async function inSession<T>(connection: ServerConnection, work: (session: Session) => Promise<T>): Promise<T> {
+  const session = await openSession(connection)
   try {
-    await session.query(statement)
+    return await work(session)
   } finally {
     await session.close()
   }

@@ -19,16 +19,19 @@ import { type Clock, systemClock } from '../../src/ports/clock.ts'
 import type { Database } from '../../src/ports/database.ts'
 import type { KeyWrapper } from '../../src/ports/key-wrapper.ts'
 import type { ObjectStore } from '../../src/ports/object-store.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { Relay, type RelayOptions } from '../../src/relay.ts'
 import { rfc6962, sha256 as slowSha256 } from '../log/rfc6962.ts'
 import { createTestDatabase, silentLogger, type TestDatabase } from './database.ts'
 import { type KmsServer, startKmsServer } from './kms-server.ts'
 import { type S3Server, startS3Server } from './s3-server.ts'
 
-/** A clock that a test moves. It starts at the real time, because TLS and undici use that. */
+/** A clock that a test moves. It starts at the real time, because TLS, undici and PostgreSQL use that, or before it. */
 export class TestClock implements Clock {
-  #ms = Date.now()
+  #ms: number
+  constructor(agoMs = 0) {
+    this.#ms = Date.now() - agoMs
+  }
   now(): Date {
     return new Date(this.#ms)
   }
@@ -70,13 +73,20 @@ async function openObjects(folder: string): Promise<ObjectStore> {
 
 export const adminKey = `cs_testadmin_${'A'.repeat(43)}`
 
-/** What a relay is told, and, unless it is the one under test, the store it publishes to. */
-type TestOptions = RelayOptions & { readonly objectStore: ObjectStore }
+/** What a relay is told and, unless it is the one under test, the store it publishes to; and the proxies before it. */
+type TestOptions = RelayOptions & { readonly objectStore: ObjectStore; readonly trustedProxies: readonly string[] }
 
 export interface Answer<T = Record<string, unknown>> {
   readonly status: number
   readonly headers: Headers
   readonly body: T
+}
+
+/** A statement as the audit log shows it. */
+export interface AuditItem {
+  readonly index: number
+  readonly entry: string
+  readonly statement: { kind: string; sub: string; iat: number } & Record<string, unknown>
 }
 
 /** A tenant with a source, ready to be posted to. */
@@ -96,7 +106,7 @@ export class TestRelay {
   readonly clock: TestClock
   readonly folder: string
   /** Every receipt answered with 202, by message. */
-  readonly receipts = new Map<string, Receipt>()
+  readonly receipts = new Map<string, MessageReceipt>()
   readonly #options: Partial<TestOptions>
   relay!: Relay
   server!: FastifyInstance
@@ -110,10 +120,14 @@ export class TestRelay {
     this.clock = clock
   }
 
-  static async start(options: Partial<TestOptions> = {}, beside?: TestRelay): Promise<TestRelay> {
+  static async start(
+    options: Partial<TestOptions> = {},
+    beside?: TestRelay,
+    clock = beside?.clock ?? new TestClock(),
+  ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
     const folder = beside?.folder ?? (await mkdtemp(join(tmpdir(), 'countersign-test-')))
-    const relay = new TestRelay(database, folder, options, beside?.clock ?? new TestClock())
+    const relay = new TestRelay(database, folder, options, clock)
     await relay.open()
     return relay
   }
@@ -147,7 +161,11 @@ export class TestRelay {
     }
     const { observer, text } = metrics
     const parts = { relay: this.relay, database, logger: silentLogger, observer, metrics: text }
-    this.server = await buildServer({ ...parts, maxPayloadBytes: 1_048_576 })
+    this.server = await buildServer({
+      ...parts,
+      maxPayloadBytes: 1_048_576,
+      trustedProxies: this.#options.trustedProxies ?? [],
+    })
     await this.server.listen({ port: 0, host: '127.0.0.1' })
     this.relay.start()
     this.url = `http://127.0.0.1:${(this.server.server.address() as AddressInfo).port}`
@@ -195,7 +213,7 @@ export class TestRelay {
       }),
     } as RequestInit)
     const text = await response.text()
-    const json = response.headers.get('content-type')?.includes('json')
+    const json = text !== '' && response.headers.get('content-type')?.includes('json')
     return { status: response.status, headers: response.headers, body: (json ? JSON.parse(text) : text) as T }
   }
 
@@ -219,14 +237,32 @@ export class TestRelay {
     return this.make(`/v1/tenants/${tenant.id}/endpoints`, { url })
   }
 
+  /** Reads the audit log of a tenant, or of the deployment, all pages of it. */
+  async readAudit(tenant: { id: string } | null, filter: Record<string, string> = {}): Promise<AuditItem[]> {
+    const path = tenant === null ? '/v1/audit' : `/v1/tenants/${tenant.id}/audit`
+    const data: AuditItem[] = []
+    for (let after: string | undefined; ; ) {
+      const query = new URLSearchParams({ ...filter, limit: '1000', ...(after !== undefined && { after }) })
+      const { status, body } = await this.call<{ data: AuditItem[]; next?: string }>('GET', `${path}?${query}`)
+      expect(status, JSON.stringify(body)).toBe(200)
+      data.push(...body.data)
+      if (body.next === undefined) return data
+      after = body.next
+    }
+  }
+
   /** Posts a payload as a vendor. A receipt answered is kept for {@link check}. */
   async post(
     tenant: TestTenant,
     body: unknown,
     headers: Record<string, string> = {},
-  ): Promise<Answer<Receipt & { code?: string }>> {
+  ): Promise<Answer<MessageReceipt & { code?: string }>> {
     const path = `/v1/sources/${tenant.source}/messages`
-    const answer = await this.call<Receipt & { code?: string }>('POST', path, { key: tenant.ingestKey, body, headers })
+    const answer = await this.call<MessageReceipt & { code?: string }>('POST', path, {
+      key: tenant.ingestKey,
+      body,
+      headers,
+    })
     if (answer.status === 202) this.receipts.set(answer.body.message, answer.body)
     return answer
   }

@@ -12,8 +12,9 @@ export function throwsCodesOfTheTable(): RelayError[] {
 }
 
 export function statesWholeFacts(): Uint8Array[] {
+  const parties = { tenant: '', source: '', actor: '', request: { id: '', address: '' } }
   // @ts-expect-error an acceptance names its payload
-  const partial = state('iss', { kind: 'message.accepted', sub: '', tenant: '', source: '', actor: '' }, new Date())
+  const partial = state('iss', { kind: 'message.accepted', sub: '', ...parties }, new Date())
   // @ts-expect-error no such kind
   const unknown = state('iss', { kind: 'message.lost', sub: '' }, new Date())
   return [partial.statement, unknown.statement]
