@@ -26,14 +26,15 @@ const batchLeaves = 64 * tileWidth
 /** Leaves from one line of progress to the next. */
 const progressLeaves = 2_000_000
 
-/** Extends the log by synthetic leaves to `treeSize` of them. */
+/** Extends the log by synthetic leaves to `treeSize` of them. Resolves with its new checkpoint. */
 export async function extendLog(
   { url, session, dataDir }: FreshDatabase,
   treeSize: number,
   say: (sentence: string) => void,
-): Promise<void> {
+): Promise<string> {
   const logger = pino({ level: 'silent' })
   const database = openDatabase({ connection: { connectionString: url }, poolSize: 1, logger })
+  let checkpoint: string
   try {
     const head = await findHead(database)
     if (head === undefined) throw new Error('the database holds no log')
@@ -42,7 +43,7 @@ export async function extendLog(
     const wrapper = await openLocalKeyWrapper(join(dataDir, 'wrapping-key'))
     const keyring = await Keyring.open(database, { wrapper, issuer: head.issuer, clock: systemClock, logger })
     const next = { treeSize, rootHash: edge.rootHash }
-    const checkpoint = checkpointSigner(keyring, head.origin)({ origin: head.origin, ...next })
+    checkpoint = checkpointSigner(keyring, head.origin)({ origin: head.origin, ...next })
     await database.transaction(async (tx) => moveHead(tx, head, { ...next, checkpoint }, tail))
   } finally {
     await database.close()
@@ -50,6 +51,7 @@ export async function extendLog(
   // What autovacuum and the checkpointer would do about it sooner or later must not fall into what is measured.
   await session.query('vacuum (freeze, analyze)')
   await session.query('checkpoint')
+  return checkpoint
 }
 
 /** Writes the full tiles and bundles of the leaves from `fromSize` on. Returns the entries behind the last full tile. */

@@ -1,10 +1,11 @@
 import cluster from 'node:cluster'
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
 import { checkDurability, checkRole, openDatabase, relayRole, urlOf } from './adapters/database.ts'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
+import { type EmbeddedPostgres, findRunningPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
 import { createMetrics } from './adapters/metrics.ts'
@@ -18,6 +19,7 @@ import { OperatorError } from './errors.ts'
 import { buildServer } from './http/server.ts'
 import { readPolicy } from './keyring/policy.ts'
 import { systemClock } from './ports/clock.ts'
+import type { Database } from './ports/database.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import { Primary } from './primary.ts'
@@ -155,11 +157,26 @@ export async function openRelay(
 /** As PostgreSQL's account needs it: what is secret in it has its own mode. */
 const makeDataDir = ({ dataDir }: Config) => mkdir(dataDir, { recursive: true, mode: 0o711 })
 
+/** The database of a relay that may be running, to look at: nothing is made or migrated, and nothing said. */
+export async function openExisting(config: Config, ending: Ending): Promise<Database> {
+  const logger = pino({ level: 'silent' })
+  const { databaseUrl, dataDir } = config
+  if (databaseUrl === undefined && !existsSync(join(dataDir, 'postgres'))) {
+    throw new ConfigError(`there is no database in ${dataDir}: check DATA_DIR and DATABASE_URL`)
+  }
+  const connection = databaseUrl
+    ? { connectionString: databaseUrl }
+    : ((await findRunningPostgres(dataDir)) ?? (await startPostgres(config, logger, ending, () => {})))
+  const database = openDatabase({ connection, poolSize: 1, role: relayRole, logger })
+  ending.push(() => database.close())
+  return database
+}
+
 /** The wrapper of this name. Rejects if it cannot be used: a relay without its keys must not start. */
 export async function openKeyWrapper(
   name: Config['keyWrapper'],
   config: Config,
-  logger: pino.Logger,
+  logger: pino.Logger = pino({ level: 'silent' }),
 ): Promise<KeyWrapper> {
   switch (name) {
     case 'local':

@@ -20,7 +20,7 @@ import { Keyring, signWith } from './keyring/keyring.ts'
 import { rotationDue } from './keyring/lifecycle.ts'
 import type { KeyPolicy } from './keyring/policy.ts'
 import { jwsSigningInput } from './keyring/signing-input.ts'
-import { type KeyPurpose, keyState } from './keyring/store.ts'
+import { type KeyPurpose, type KeyRecord, keyState } from './keyring/store.ts'
 import { Acts } from './log/acts.ts'
 import { AuditLog } from './log/audit.ts'
 import { Calls } from './log/calls.ts'
@@ -29,11 +29,12 @@ import { checkpointSigner, findOrCreateLog, originOf } from './log/genesis.ts'
 import { makeVerifierKey, parseVerifierKey, type VerifierKey } from './log/note.ts'
 import { Partitions } from './log/partitions.ts'
 import { type ConsistencyProof, findConsistency, findInclusion, findLeaf, type InclusionProof } from './log/proofs.ts'
-import { CheckpointPublisher, checkAgainstPublished } from './log/publication.ts'
+import { CheckpointPublisher } from './log/publication.ts'
 import { findEntries, findTile } from './log/reader.ts'
 import { RetentionRun } from './log/retention-run.ts'
 import { KeyRotation } from './log/rotation.ts'
 import { type LogBroken, Sequencer } from './log/sequencer.ts'
+import { checkBeforeAppending } from './log/start-check.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
 import { TileCache } from './log/tile-cache.ts'
@@ -280,7 +281,7 @@ export class Relay {
 
   /** The log's verifier keys, one for each log key that may have signed a checkpoint still about. */
   get vkeys(): string[] {
-    return vkeysOf(this.keyring, this.origin)
+    return vkeysOf(unrevoked(this.keyring), this.origin)
   }
 
   tile(level: number, index: number, width: number): Promise<Uint8Array | undefined> {
@@ -496,13 +497,22 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
   const { role = 'all', witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
   const witnessKeys = addresses.map(({ key }) => key)
-  const trustedLog = logTrust(keyring, origin, witnessKeys)
-  const current = await findHead(database)
+  const trustedLog = logTrust(() => unrevoked(keyring), origin, witnessKeys)
+  // A checkpoint by a key that was revoked since was published all the same.
+  const everTrusted = logTrust(() => keyring.history, origin)
+  const { head: current, published } = await checkBeforeAppending(database, objectStore, everTrusted())
 
   const { post, close: closePoster } = openWitnessPoster(clock)
   const tiles: TileCache = new TileCache(() => sequencer.edge)
   const witnesses = new Witnesses({ witnesses: addresses, quorum, database, tiles, post, clock, logger })
-  const publisher = new CheckpointPublisher(objectStore, witnesses.cosign, logger)
+  const publisher = new CheckpointPublisher({
+    ...{ store: objectStore, database, clock, logger },
+    cosign: witnesses.cosign,
+    trust: everTrusted,
+    vkeys: () => vkeysOf(unrevoked(keyring), origin),
+    publishedSize: published?.treeSize ?? 0,
+    onBroken: (error) => sequencer.halt(error),
+  })
   const partitions = new Partitions(database)
   const directory = new Directory(database, clock, dataKeys)
   const sequencer = new Sequencer({
@@ -515,11 +525,8 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     onCheckpoint: (checkpoint) => publisher.publish(checkpoint),
     onBroken: adapters.onBroken,
   })
-  if (current !== undefined) {
-    await checkAgainstPublished(database, tiles, objectStore, current, trustedLog())
-    publisher.publish(current.checkpoint)
-    observer.treeGrew(current.treeSize)
-  }
+  publisher.publish(current.checkpoint)
+  observer.treeGrew(current.treeSize)
   const ids = new IdMaker()
   const acts = new Acts(sequencer, clock, issuer, () => directory.expire())
   const { maxQueue, policy, keyTickMs = 2000 } = options
@@ -589,10 +596,14 @@ async function openLog({ database, wrapper, clock, logger }: Adapters, { publicU
 }
 
 /** The log and its keys as they are now, a rotation adds one, and the keys of the witnesses. */
-function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly VerifierKey[]): () => LogTrust {
+function logTrust(
+  keys: () => readonly KeyRecord[],
+  origin: string,
+  witnessKeys: readonly VerifierKey[] = [],
+): () => LogTrust {
   let latest: { vkeys: string; trust: LogTrust } | undefined
   return () => {
-    const lines = vkeysOf(keyring, origin)
+    const lines = vkeysOf(keys(), origin)
     const vkeys = lines.join()
     if (latest?.vkeys !== vkeys)
       latest = { vkeys, trust: { origin, vkeys: [...lines.map(parseVerifierKey), ...witnessKeys] } }
@@ -600,10 +611,10 @@ function logTrust(keyring: Keyring, origin: string, witnessKeys: readonly Verifi
   }
 }
 
-const vkeysOf = (keyring: Keyring, origin: string): string[] =>
-  keyring.history
-    .filter((key) => key.purpose === 'log' && key.revokedAt === null)
-    .map((key) => makeVerifierKey(origin, key.publicKey))
+const unrevoked = (keyring: Keyring): KeyRecord[] => keyring.history.filter((key) => key.revokedAt === null)
+
+const vkeysOf = (keys: readonly KeyRecord[], origin: string): string[] =>
+  keys.filter((key) => key.purpose === 'log').map((key) => makeVerifierKey(origin, key.publicKey))
 
 /** The keyring as a verifier sees it: payload keys, each with the time in which it signed. */
 function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: CheckpointOpener): TrustMaterial {

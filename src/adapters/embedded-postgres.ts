@@ -52,6 +52,12 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   return server
 }
 
+/** The connection of the server that runs on this data folder, whoever runs it; undefined if none answers. */
+export async function findRunningPostgres(dataDir: string): Promise<Connection | undefined> {
+  const { connection } = await prepareCluster(dataDir)
+  return (await answers(connection)) ? connection : undefined
+}
+
 /** Durable as PostgreSQL is by default, spelled out so that no file in the cluster can weaken it. Compressing full page
  *  images would need a build with LZ4, which this is not; rarer checkpoints make fewer of them instead. */
 const serverSettings = {

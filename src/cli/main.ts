@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { type JsonObject, parseJson } from '../message/json.ts'
 import { type Command, CommandError, columns, defineCommand, helpOf, UsageError, wholeNumber } from './command.ts'
 import { keys } from './keys.ts'
+import { log } from './log.ts'
 
 /**
  * `countersign <command>`. Each command is a row here, and its modules are loaded only once it is asked for: `verify`
@@ -151,7 +152,7 @@ const version = defineCommand({
   },
 })
 
-export const commands: readonly Command[] = [serve, demo, keys, verify, receive, witness, help, version]
+export const commands: readonly Command[] = [serve, demo, keys, log, verify, receive, witness, help, version]
 
 const overview = (): string => `Countersign: a webhook relay that proves what it did.
 

@@ -82,7 +82,7 @@ function instantOf(value: JsonValue | undefined, where: string): Date | undefine
 }
 
 /** One vkey a line; all are keys of one log, whose origin is their name. */
-function readVkeys({ bytes, where }: Published): LogTrust {
+export function readVkeys({ bytes, where }: Published): LogTrust {
   const lines = Buffer.from(bytes).toString().split(/\r?\n/).filter(Boolean)
   const [first, ...others] = lines.map((line) => readVkey(line, where))
   if (first === undefined) throw new CommandError(`${where} holds no vkey`)

@@ -147,6 +147,12 @@ export class Sequencer {
     }
   }
 
+  /** From now on nothing is appended: somebody found that the log contradicts itself, or what it published. */
+  halt(broken: LogBroken): void {
+    this.#broken = broken
+    this.#onBroken(broken)
+  }
+
   /** Takes no more statements and resolves when the last batch has an outcome. */
   async close(): Promise<void> {
     this.#closed = true
@@ -271,9 +277,9 @@ export class Sequencer {
   }
 
   #stop(sentence: string): LogBroken {
-    this.#broken = new LogBroken(sentence)
-    this.#onBroken(this.#broken)
-    return this.#broken
+    const broken = new LogBroken(sentence)
+    this.halt(broken)
+    return broken
   }
 
   /** Whether a batch whose COMMIT got no answer is in the log; undefined if the database cannot be asked in time. */

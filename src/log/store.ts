@@ -176,6 +176,17 @@ export async function findFullBundle(tx: Tx, index: number): Promise<Uint8Array[
   return Array.from({ length: 256 }, (_, i) => row.entries.subarray(i * 32, i * 32 + 32))
 }
 
+const selectStatements = `
+  select leaf_index as "leafIndex", tenant_id as "tenantId", stated_at as "statedAt", kind, actor, entry, sealed, kid,
+         signature
+    from statements
+   where leaf_index >= $1 and leaf_index < $2
+   order by leaf_index`
+
+/** At most a few hundred: each is read whole. */
+export const statementsBetween = (tx: Tx, from: number, to: number): Promise<StatementRow[]> =>
+  tx.query(selectStatements, [from, to])
+
 /** A checkpoint as published: the note carries the signatures of the log, and of this many witnesses. */
 export interface PublishedRow {
   treeSize: number

@@ -1,5 +1,6 @@
 /** Erasing a tenant: unreadable at once, everywhere and for good; proven as before. */
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { checkTestLog } from '../support/log-check.ts'
 import { Receiver } from '../support/receiver.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -66,10 +67,12 @@ test('nothing of an erased tenant can be read, in any process, and its receipts 
   ])
   expect(row).toEqual({ kind: 'tenant.erased' })
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
   await other.check()
   await relay.restart()
   expect(await ask(relay, `/v1/messages/${message}`)).toMatchObject({ payload_state: 'erased', erased_leaf })
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('a process that has not heard of the erasure yet accepts nothing for the tenant either', async () => {
@@ -83,6 +86,7 @@ test('a process that has not heard of the erasure yet accepts nothing for the te
   )
   expect(late).toEqual([])
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('no table holds a word of it, but for what its destroyed data key sealed', async () => {
@@ -120,6 +124,7 @@ test('what is still owed is abandoned, each delivery with its statement, and not
   await relay.relay.worker.claim()
   expect(receiver.arrived.length).toBe(arrived)
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('an attempt under way while its tenant is erased is still stated', async () => {
@@ -137,6 +142,7 @@ test('an attempt under way while its tenant is erased is still stated', async ()
     relay.database.superuser(`select 1 from statements where kind = 'delivery.attempted' and tenant_id is null`)
   await expect.poll(async () => (await attempts()).length, { timeout: 10_000 }).toBe(1)
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('erasing happens once, and never to another', async () => {
@@ -149,4 +155,5 @@ test('erasing happens once, and never to another', async () => {
   const stated = await relay.database.superuser(`select 1 from statements where kind = 'tenant.erased'`)
   expect(stated).toHaveLength(1)
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })

@@ -1,5 +1,6 @@
 /** Fourteen months of a relay: what expires, what stays, and that every receipt ever issued keeps its verdict. */
 import { afterEach, expect, test } from 'vitest'
+import { checkTestLog } from '../support/log-check.ts'
 import { Receiver } from '../support/receiver.ts'
 import { TestClock, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -119,6 +120,7 @@ test('over fourteen months payloads and statements expire by the month, and ever
   expect(applied.length).toBeGreaterThan(12)
   await relay.restart()
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 }, 120_000)
 
 test('a stranger cannot tell what expired from what never was', async () => {
@@ -144,10 +146,12 @@ test('leaves that are in no full bundle hold their month, until the bundle is fu
   await relay.relay.retention.tick()
   expect(await partitionsOf('statements')).toEqual(expect.arrayContaining(before))
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
   await postMany(tenant, 260)
   await relay.relay.retention.tick()
   expect(await partitionsOf('statements')).not.toEqual(expect.arrayContaining(before.slice(0, 1)))
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('a delivery still owed when its payload expires is abandoned, and holds nobody’s month', async () => {
@@ -176,6 +180,7 @@ test('a delivery still owed when its payload expires is abandoned, and holds nob
   await keepHouse()
   expect(await partitionsOf('payloads')).not.toContain(payloads)
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('several processes look at once, and each month is dropped and stated once', async () => {
@@ -189,6 +194,7 @@ test('several processes look at once, and each month is dropped and stated once'
   expect(stated.length).toBe(1)
   await other.close()
   await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
 })
 
 test('an Idempotency-Key is remembered for thirty days, after the payload itself was dropped too', async () => {

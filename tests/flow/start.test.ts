@@ -1,6 +1,8 @@
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { checkpointKey, latestKey } from '../../src/log/published.ts'
+import type { ObjectStore } from '../../src/ports/object-store.ts'
 import { deadUrl } from '../support/receiver.ts'
 import { keyWrapper, objectsIn, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -47,6 +49,68 @@ test.runIf(objectsIn === 'fs')('a database that grew differently from the same b
   await rm(store, { recursive: true })
   await rename(elsewhere, store)
   await expect(relay.open()).rejects.toThrow(/contradicts its checkpoint/)
+})
+
+test('the latest checkpoint is found by the numbered ones, when a crash came before it was written', async () => {
+  await relay.post(tenant, { kept: true })
+  await relay.close()
+  const backup = await snapshot()
+  await relay.open()
+  await relay.post(tenant, { lost: 1 })
+  await relay.close()
+  await restore(backup)
+  await (await relay.openObjects()).delete(latestKey)
+  await expect(relay.open()).rejects.toThrow(/behind what it published/)
+})
+
+test('a latest checkpoint that was overwritten by an older one does not hide a newer one', async () => {
+  await relay.close()
+  const objects = await relay.openObjects()
+  const older = await objects.find(latestKey)
+  const backup = await snapshot()
+  await relay.open()
+  for (let n = 0; n < 3; n++) await relay.post(tenant, { n })
+  await relay.close()
+  await objects.put(latestKey, older ?? new Uint8Array())
+  await restore(backup)
+  await expect(relay.open()).rejects.toThrow(/behind what it published/)
+})
+
+test('a latest checkpoint that is torn is refused, with the way out, which works', async () => {
+  await relay.close()
+  const objects = await relay.openObjects()
+  const whole = (await objects.find(latestKey)) ?? new Uint8Array()
+  await objects.put(latestKey, whole.subarray(0, 40))
+  await expect(relay.open()).rejects.toThrow(/not one of this log.+copy the newest of checkpoints/)
+  const { treeSize } = await snapshot()
+  await objects.put(latestKey, (await objects.find(checkpointKey(treeSize))) ?? new Uint8Array())
+  await relay.open()
+  await relay.check()
+})
+
+test('an object store that does not answer is refused at start: nobody knows what was published', async () => {
+  await relay.close()
+  const silent = { find: () => Promise.reject(new Error('connect ECONNREFUSED')) } as unknown as ObjectStore
+  await expect(relay.open(undefined, silent)).rejects.toThrow(/object store cannot be read.+ECONNREFUSED/)
+  await relay.open()
+})
+
+test('a head whose leaves were altered is refused', async () => {
+  await relay.post(tenant, { kept: true })
+  await relay.close()
+  await relay.database.tamper(['update statements set entry = sha256(entry) where leaf_index = 3'])
+  await expect(relay.open()).rejects.toThrow(/not what its leaves hash to.+countersign log check/)
+})
+
+test('a process that starts beside one that goes on publishing is not taken for a fork', async () => {
+  let stopped = false
+  const posting = (async () => {
+    while (!stopped) expect((await relay.post(tenant, { busy: true })).status).toBe(202)
+  })()
+  for (let round = 0; round < 5; round++) await (await TestRelay.start({}, relay)).close()
+  stopped = true
+  await posting
+  await relay.check()
 })
 
 test('another PUBLIC_URL than the log was created with is refused, and none means the one it has', async () => {

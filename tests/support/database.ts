@@ -28,11 +28,12 @@ export interface TestDatabase {
   drop(): Promise<void>
 }
 
-/** A fresh database with our schema, for one test file: call in `beforeAll`, and `drop` in `afterAll`. */
-export async function createTestDatabase(): Promise<TestDatabase> {
+/** A fresh database with our schema, for one test file: call in `beforeAll`, and `drop` in `afterAll`. Or a copy of another,
+ *  whose connections are ended for that. */
+export async function createTestDatabase(template = inject('templateDatabase')): Promise<TestDatabase> {
   const server = inject('postgres')
   const name = `test_${randomBytes(6).toString('hex')}`
-  await administer(server, `create database ${name} template ${inject('templateDatabase')}`)
+  await administer(server, `create database ${name} template ${template}`, template)
   const connection = { ...server, database: name }
   const database = openDatabase({ connection, poolSize: 8, role: relayRole, logger: silentLogger })
   return {
@@ -61,8 +62,14 @@ export const silentLogger = pino({ level: 'silent' })
 /** The tables whose rows nobody changes. */
 const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
 
-const administer = (server: ServerConnection, statement: string) =>
-  inSession(server, (session) => session.query(statement))
+/** PostgreSQL copies only a database that nobody is connected to. */
+const endConnections = `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`
+
+const administer = (server: ServerConnection, statement: string, alone?: string) =>
+  inSession(server, async (session) => {
+    if (alone !== undefined) await session.query(endConnections, [alone])
+    await session.query(statement)
+  })
 
 async function inSession<T>(connection: ServerConnection, work: (session: Session) => Promise<T>): Promise<T> {
   const session = await openSession(connection)

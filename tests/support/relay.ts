@@ -63,7 +63,7 @@ export const objectsIn = process.env.TEST_OBJECT_STORE === 's3' ? 's3' : 'fs'
 let s3: Promise<S3Server> | undefined
 
 /** The same objects for the same folder. */
-async function openObjects(folder: string): Promise<ObjectStore> {
+export async function openObjects(folder: string): Promise<ObjectStore> {
   if (objectsIn === 'fs') return new FsObjectStore(join(folder, 'objects'))
   s3 ??= startS3Server()
   const { bucket, environment } = await s3
@@ -120,9 +120,10 @@ export class TestRelay {
     this.clock = clock
   }
 
+  /** `beside` shares the database and folder of another, which may be stopped, or copies of them. */
   static async start(
     options: Partial<TestOptions> = {},
-    beside?: TestRelay,
+    beside?: Pick<TestRelay, 'database' | 'folder' | 'clock'>,
     clock = beside?.clock ?? new TestClock(),
   ): Promise<TestRelay> {
     const database = beside?.database ?? (await createTestDatabase())
@@ -132,16 +133,16 @@ export class TestRelay {
     return relay
   }
 
-  /** `database` lets a test put something between the relay and its database. */
-  async open(database: Database = this.database.database): Promise<void> {
+  /** Lets a test put something between the relay and its database, or its object store. */
+  async open(database: Database = this.database.database, between?: ObjectStore): Promise<void> {
     const { clock, folder } = this
-    const { objectStore, ...options } = this.#options
+    const { objectStore = between ?? (await this.openObjects()), ...options } = this.#options
     const metrics = createMetrics()
     this.relay = await Relay.open(
       {
         database,
         wrapper: await openWrapper(folder),
-        objectStore: objectStore ?? (await openObjects(folder)),
+        objectStore,
         clock,
         random: () => 0.5,
         logger: silentLogger,
@@ -170,6 +171,11 @@ export class TestRelay {
     this.relay.start()
     this.url = `http://127.0.0.1:${(this.server.server.address() as AddressInfo).port}`
     this.#running = true
+  }
+
+  /** What it publishes to, unless told otherwise. */
+  openObjects(): Promise<ObjectStore> {
+    return openObjects(this.folder)
   }
 
   async close(): Promise<void> {
