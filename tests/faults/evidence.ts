@@ -62,9 +62,9 @@ export interface ShownLog {
   readonly tiles: readonly { readonly level: number; readonly index: number; readonly hashes: Uint8Array }[]
 }
 
-/** How long the backlog may take to drain. */
+/** How long the backlog may stand still before it counts as stuck: longer than a lease. */
 const backlogWithinMs = 90_000
-const backlogPollMs = 250
+const backlogPollMs = 1_000
 
 /**
  * Asks for everything, over HTTP. Receipts are verified first and the backlog is waited for second, since what a killed
@@ -152,8 +152,9 @@ async function verifier(relay: RelayProcess, publicKeys: ReadonlyMap<string, Key
 
 /**
  * Resolves when nothing is left to do: every message heard of has only deliveries in their last state, and every leaf
- * but those about calls is the acceptance of such a message or one of its attempts. Any other leaf belongs to a message that nobody
- * has heard of yet: accepted, its 202 lost, and still to arrive. Also resolves when time is up, with what there is.
+ * but those about calls is the acceptance of such a message or one of its attempts. Any other leaf belongs to a message
+ * that nobody has heard of yet: accepted, its 202 lost, and still to arrive. Also resolves when nothing moves any more,
+ * with what there is.
  */
 async function untilBacklogEnds(
   relay: RelayProcess,
@@ -162,15 +163,18 @@ async function untilBacklogEnds(
   firstLeaf: number,
 ): Promise<Map<string, KnownMessage>> {
   const messages = new Map<string, KnownMessage>()
-  for (const until = performance.now() + backlogWithinMs; performance.now() < until; await delay(backlogPollMs)) {
+  let movedAt = performance.now()
+  for (let before = -1; performance.now() < movedAt + backlogWithinMs; await delay(backlogPollMs)) {
     const heardOf = new Set([...answered, ...factsOf(facts, 'arrived').map(({ message }) => message)])
     const open = [...heardOf].filter((message) => !isSettled(messages.get(message)))
     await each(open, async (message) => {
       const known = await readMessage(relay, message)
       if (known !== undefined) messages.set(message, known)
     })
-    const settled = [...heardOf].every((message) => isSettled(messages.get(message)))
-    if (!settled) continue
+    const settled = [...heardOf].filter((message) => isSettled(messages.get(message))).length
+    if (settled > before) movedAt = performance.now()
+    before = settled
+    if (settled < heardOf.size) continue
     const owners = ownersOf(messages)
     const stated = [...(await readKinds(relay, firstLeaf))].filter(([, kind]) => !isCall(kind))
     if (stated.every(([leaf]) => owners.has(leaf))) break
