@@ -35,6 +35,8 @@ export class Primary {
   readonly #stopping = new AbortController()
   /** Workers that belong here. One that is told to drain is taken out first, so that its end is no news. */
   readonly #staff = new Set<Worker>()
+  /** Before the next start, milliseconds. */
+  #waitMs = 0
   #rolling: Promise<void> | undefined
   #rollAgain = false
 
@@ -104,21 +106,18 @@ export class Primary {
       if (!this.#staff.delete(hired) || this.#stopping.signal.aborted) return
       const livedMs = Math.round(performance.now() - hiredAt)
       logger.error({ worker: hired.process.pid, exitCode, signal, livedMs }, 'worker.lost')
-      void this.#replace(livedMs > soundAfterMs ? 0 : firstWaitMs)
+      this.#waitMs = livedMs > soundAfterMs ? 0 : longer(this.#waitMs)
+      void this.#replace()
     })
     logger.info({ worker: hired.process.pid }, 'worker.started')
     return hired
   }
 
   /** Hires until one listens, or we are stopping. */
-  async #replace(firstAfterMs = 0): Promise<void> {
+  async #replace(): Promise<void> {
     const { signal } = this.#stopping
-    for (
-      let waitMs = firstAfterMs;
-      !signal.aborted;
-      waitMs = Math.min(Math.max(2 * waitMs, firstWaitMs), longestWaitMs)
-    ) {
-      await delay(waitMs, undefined, { signal }).catch(() => {})
+    for (; !signal.aborted; this.#waitMs = longer(this.#waitMs)) {
+      await delay(this.#waitMs, undefined, { signal }).catch(() => {})
       if ((await this.#hire()) !== undefined) return
     }
   }
@@ -132,3 +131,5 @@ export class Primary {
     await ended
   }
 }
+
+const longer = (waitMs: number): number => Math.min(Math.max(2 * waitMs, firstWaitMs), longestWaitMs)

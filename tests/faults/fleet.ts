@@ -15,7 +15,7 @@ import type { Tenant } from './tenants.ts'
 const adminKey = `cs_crashdrill_${'A'.repeat(43)}`
 
 /** The least a relay takes: what a killed one had claimed falls due again after this. */
-export const leaseS = 20
+const leaseS = 20
 
 /** More attempts than faults, and soon: a drill has no days to wait. */
 const retrySchedule = [1, 1, 2, 2, 3, 3, ...Array.from({ length: 24 }, () => 5)].map((s) => `${s}s`).join()
