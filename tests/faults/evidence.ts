@@ -101,7 +101,7 @@ export async function gatherEvidence(
 }
 
 /** Messages of each tenant that the others ask for. */
-const coveted = 20
+const coveted = 5
 
 function trespass(relay: RelayProcess, tenants: readonly Tenant[], receipts: readonly ShownReceipt[]) {
   const asked = tenants.flatMap((tenant) => {
