@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Config } from './config.ts'
+import type { Config, Role } from './config.ts'
 import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Deliveries } from './delivery/deliveries.ts'
@@ -102,7 +102,7 @@ export type RelayOptions = Pick<
   | 'deliveryLeaseS'
   | 'pauseAfterDays'
 > &
-  Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
+  Partial<Pick<Config, 'role' | 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
     /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
@@ -136,6 +136,8 @@ export class Relay {
   readonly origin: string
   /** True if this start created the log. */
   readonly created: boolean
+  /** What this process does of the story: `ingress` leaves the last stage to others, `delivery` does nothing but that. */
+  readonly role: Role
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
@@ -182,6 +184,7 @@ export class Relay {
     this.issuer = parts.head.issuer
     this.origin = parts.head.origin
     this.created = parts.created
+    this.role = parts.role
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
@@ -485,6 +488,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
 interface RelayParts {
   head: Pick<HeadRow, 'issuer' | 'origin'>
   created: boolean
+  role: Role
   keyring: Keyring
   directory: Directory
   administration: Administration
@@ -530,7 +534,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
+  const { role = 'all', witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
   const witnessKeys = addresses.map(({ key }) => key)
   const trustedLog = logTrust(() => unrevoked(keyring), origin, witnessKeys)
   // A checkpoint by a key that was revoked since was published all the same.
@@ -578,6 +582,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
+    forwards: role !== 'ingress',
   })
   const expiry = new Expiry(directory, partitions)
   const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
@@ -625,7 +630,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     ...{ exports, heads, exporter },
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
-    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment, upkeep },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, role, retention, archive, abandonment, upkeep },
     ...{ deliveries, replays, replayRun },
   }
 }

@@ -16,7 +16,8 @@ const banks = ['ports', 'errors.ts']
 const edges: Record<string, readonly string[]> = {
   http: ['http'],
   cli: ['cli', 'main.ts'],
-  'main.ts': ['adapters', 'http', 'cli'],
+  'main.ts': ['adapters', 'http', 'cli', 'primary.ts'],
+  'primary.ts': [],
   'config.ts': [],
   // Ports are all that an adapter knows of us; each is chosen once, in main.ts.
   adapters: ['adapters'],

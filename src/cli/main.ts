@@ -12,11 +12,15 @@ const serve = defineCommand({
   name: 'serve',
   purpose: 'Runs the relay, as npm start does. The environment configures it: src/config.ts is the manual.',
   operands: [],
-  options: {},
-  example: 'PORT=8080 DATA_DIR=./data countersign serve',
-  async run() {
+  options: {
+    role: { type: 'string', value: 'role', purpose: 'ingress, delivery or all: ROLE.' },
+    workers: { type: 'string', value: 'count', purpose: 'Relay processes that share the port: WORKERS.' },
+  },
+  example: 'PORT=8080 DATA_DIR=./data countersign serve --workers 4',
+  async run({ role, workers }) {
     const { serve } = await import('../main.ts')
-    await serve(process.env)
+    const told = { ...(role !== undefined && { ROLE: role }), ...(workers !== undefined && { WORKERS: workers }) }
+    await serve({ ...process.env, ...told })
     return undefined
   },
 })
