@@ -12,6 +12,7 @@ import { createMetrics } from './adapters/metrics.ts'
 import { migrate } from './adapters/migrate.ts'
 import { FsObjectStore } from './adapters/object-store-fs.ts'
 import { openS3ObjectStore } from './adapters/object-store-s3.ts'
+import { firstStartLock } from './assembly.ts'
 import { welcome } from './cli/welcome.ts'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { oldestPending } from './delivery/store.ts'
@@ -23,7 +24,7 @@ import type { Database } from './ports/database.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import { Primary } from './primary.ts'
-import { firstStartLock, Relay } from './relay.ts'
+import { Relay } from './relay.ts'
 import { parseApiKey } from './tenant/api-key.ts'
 import { findApiKey, listApiKeys } from './tenant/store.ts'
 
@@ -145,7 +146,7 @@ export async function openRelay(
     deliveries: () => relay.worker.depth,
     endpointsFailing: () => relay.worker.health.failing().length,
     unopenedKeys: () => relay.keyring.unopened,
-    keyTicksFailed: () => relay.keyTicksFailed,
+    keyTicksFailed: () => relay.housekeeping.keyTicksFailed,
     oldestPendingS: async () => {
       const dueAt = await oldestPending(database)
       return dueAt === undefined ? 0 : Math.max(0, (Date.now() - dueAt.getTime()) / 1000)

@@ -43,7 +43,7 @@ beforeEach(async () => {
   await relay.open(database)
   tenant = await relay.makeTenant()
   await relay.makeEndpoint(tenant, receiver.url)
-  await relay.relay.retention.tick() // its months are made, as they are soon after any start
+  await relay.relay.housekeeping.retention.tick() // its months are made, as they are soon after any start
 })
 
 afterEach(async () => {

@@ -21,8 +21,8 @@ const startAgo = async (days: number, options = {}) => {
 }
 
 const keepHouse = async (): Promise<void> => {
-  await relay.relay.lookAfterKeys()
-  await relay.relay.lookAfterRetention()
+  await relay.relay.housekeeping.lookAfterKeys()
+  await relay.relay.housekeeping.lookAfterRetention()
 }
 
 async function postMany(tenant: TestTenant, count: number): Promise<void> {
@@ -143,12 +143,12 @@ test('leaves that are in no full bundle hold their month, until the bundle is fu
   await postMany(tenant, 10)
   const before = await partitionsOf('statements')
   relay.clock.advance(429 * day)
-  await relay.relay.retention.tick()
+  await relay.relay.housekeeping.retention.tick()
   expect(await partitionsOf('statements')).toEqual(expect.arrayContaining(before))
   await relay.check()
   expect((await checkTestLog(relay)).findings).toEqual([])
   await postMany(tenant, 260)
-  await relay.relay.retention.tick()
+  await relay.relay.housekeeping.retention.tick()
   expect(await partitionsOf('statements')).not.toEqual(expect.arrayContaining(before.slice(0, 1)))
   await relay.check()
   expect((await checkTestLog(relay)).findings).toEqual([])
@@ -189,7 +189,7 @@ test('several processes look at once, and each month is dropped and stated once'
   const tenant = await relay.makeTenant()
   await postMany(tenant, 5)
   relay.clock.advance(99 * day)
-  await Promise.all([relay, other, relay, other].map(({ relay }) => relay.retention.tick()))
+  await Promise.all([relay, other, relay, other].map(({ relay }) => relay.housekeeping.retention.tick()))
   const stated = await relay.database.superuser(`select 1 from statements where kind = 'retention.applied'`)
   expect(stated.length).toBe(1)
   await other.close()

@@ -195,9 +195,9 @@ test.runIf(keyWrapper === 'aws-kms')(
     if (kms === undefined) throw new Error('there is no KMS server')
     kms.switches.fault = { kind: 'DisabledException', times: Number.POSITIVE_INFINITY }
     relay.clock.advance(61 * day) // a key is due
-    await relay.relay.lookAfterKeys()
-    await relay.relay.lookAfterKeys()
-    expect(relay.relay.keyTicksFailed).toBe(2)
+    await relay.relay.housekeeping.lookAfterKeys()
+    await relay.relay.housekeeping.lookAfterKeys()
+    expect(relay.relay.housekeeping.keyTicksFailed).toBe(2)
     expect(relay.relay.keyPlan().steps).not.toEqual([])
     expect((await relay.post(tenant, { in: 'the outage' })).status).toBe(202)
     await receiver.until((arrived) => arrived.length === 1)
@@ -207,8 +207,8 @@ test.runIf(keyWrapper === 'aws-kms')(
 
     kms.switches.fault = undefined
     await relay.open()
-    await relay.relay.lookAfterKeys()
-    expect(relay.relay.keyTicksFailed).toBe(0)
+    await relay.relay.housekeeping.lookAfterKeys()
+    expect(relay.relay.housekeeping.keyTicksFailed).toBe(0)
     expect(relay.relay.keyring.history.filter((key) => key.activatedAt === null)).toHaveLength(2)
   },
 )
