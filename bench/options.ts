@@ -6,6 +6,7 @@ import { scenarios } from './scenarios.ts'
 export interface Options {
   readonly scenarios: readonly string[]
   readonly seconds: number
+  readonly statements: number
   readonly warmUpSeconds: number
   readonly runs: number
   readonly jsonFile: string
@@ -30,9 +31,12 @@ export function readOptions(args: readonly string[]): Options | string {
   const seconds = Number(values.seconds ?? (quick ? 3 : 10))
   const runs = Number(values.runs ?? 1)
   if (!(seconds >= 1 && seconds <= 3600) || !(runs >= 1 && runs <= 20)) return 'Seconds are 1 to 3600, runs 1 to 20.'
+  const statements = Number(values.statements ?? 100_000)
+  if (!(Number.isInteger(statements) && statements >= 1)) return 'Statements are a whole number from 1 on.'
   return {
     scenarios: names,
     seconds,
+    statements,
     warmUpSeconds: quick ? 1 : 3,
     runs: Math.round(runs),
     jsonFile: values.json ?? join(tmpdir(), 'countersign-bench.json'),
@@ -53,6 +57,7 @@ const parse = (args: readonly string[]) =>
       quick: { type: 'boolean' },
       scenario: { type: 'string' },
       seconds: { type: 'string' },
+      statements: { type: 'string' },
       runs: { type: 'string' },
       json: { type: 'string' },
       compare: { type: 'string' },
@@ -71,6 +76,7 @@ missing, or if a receipt or signature in the sample does not verify.
   --quick               the main scenarios for 3 s each, under a minute in all
   --scenario a,b        only these
   --seconds N           how long each is measured; 10 by default, after 3 to warm up; minutes for soak
+  --statements N        in the log of the export scenario; 100,000 by default, 1,000,000 for RESULTS.md
   --runs N              measure everything N times: medians and ranges
   --json file           where the figures go; by default ${join(tmpdir(), 'countersign-bench.json')}
   --compare base.json   ratios to an earlier run, and whether they exceed the noise

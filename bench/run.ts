@@ -39,7 +39,7 @@ if (options.writeResults) await writeFile(resultsFile, resultsPage(report))
 for (const failure of failures) say(`FAILED ${failure}`)
 process.exitCode = failures.length > 0 ? 1 : 0
 
-async function measureAll({ scenarios: names, runs }: Options): Promise<void> {
+async function measureAll({ scenarios: names, runs, statements }: Options): Promise<void> {
   say('starting PostgreSQL')
   const testbed = await Testbed.open()
   try {
@@ -49,7 +49,9 @@ async function measureAll({ scenarios: names, runs }: Options): Promise<void> {
         const place = `${runs > 1 ? `run ${run}/${runs}, ` : ''}${at + 1}/${names.length}`
         say(`[${place}] ${name}: ${scenarios[name]?.title}`)
         try {
-          found[name] = await testbed.during(async () => (await scenarios[name]?.measure(testbed, pace, say)) ?? {})
+          found[name] = await testbed.during(
+            async () => (await scenarios[name]?.measure(testbed, { ...pace, statements }, say)) ?? {},
+          )
         } catch (error) {
           const { message, cause } = error as Error
           failures.push(`${name}: ${message}${cause instanceof Error ? ` (${cause.message})` : ''}`)

@@ -4,6 +4,7 @@ import type { FloorQuestions } from './baseline-floor.ts'
 import type { ForwarderQuestions } from './baseline-forwarder.ts'
 import { measureSignatures } from './baseline-signatures.ts'
 import { cpuUsOfFamily } from './cpu.ts'
+import { measureExport } from './export.ts'
 import type { Figures } from './figures.ts'
 import { measureHeadOfLine } from './head-of-line.ts'
 import { measureLargeLog } from './large-log.ts'
@@ -23,7 +24,13 @@ export interface Scenario {
   readonly quick?: true
   /** Takes so long that it runs only when named. */
   readonly long?: true
-  measure(testbed: Testbed, pace: Pace, say: (sentence: string) => void): Promise<Figures>
+  measure(testbed: Testbed, pace: ScenarioPace, say: (sentence: string) => void): Promise<Figures>
+}
+
+/** How long, or how much of what has an end by itself. */
+export interface ScenarioPace extends Pace {
+  /** In the log that is exported. */
+  readonly statements: number
 }
 
 /** A closed loop of as many posts as one endpoint is sent at once, so that neither side runs away from the other. */
@@ -69,6 +76,11 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
     title: 'end to end, 1,000 a second, for minutes instead of seconds',
     long: true,
     measure: async (testbed, pace, say) => measureSoak(await assemble(testbed, {}), pace, say),
+  },
+  export: {
+    title: 'audit-log export of one tenant, and its verification',
+    long: true,
+    measure: (testbed, { statements }, say) => measureExport(testbed, statements, say),
   },
   start: { title: 'cold start, PostgreSQL made included', measure: (testbed) => measureStart(testbed, 'cold') },
   restart: { title: 'warm start on the same folder', measure: (testbed) => measureStart(testbed, 'warm') },

@@ -10,6 +10,12 @@ import { parseWitnesses, type WitnessAddress } from './log/witnesses.ts'
  * its unit and its default. A value that cannot be understood is refused at start, naming the variable.
  */
 export interface Config {
+  /** `ROLE`: `ingress` accepts, answers and administers, and leaves deliveries to others; `delivery` forwards, and serves
+   *  only /healthz, /readyz and /metrics; `all` (the default) is both. All share DATABASE_URL. */
+  role: Role
+  /** `WORKERS`: relay processes on this machine that share PORT, default 1. With more, a primary starts them, and starts
+   *  another for one that dies; SIGHUP or SIGUSR2 replaces them one at a time. */
+  workers: number
   /** `PORT`, default 8080. 0 lets the system choose (tests). */
   port: number
   /** `HOST`, default 127.0.0.1. */
@@ -73,10 +79,15 @@ export interface Config {
   logLevel: string
 }
 
+/** What a process of the relay does; each kind may run any number of times on one database. */
+export type Role = 'all' | 'ingress' | 'delivery'
+
 /** A variable that cannot be understood. The message names it. */
 export class ConfigError extends OperatorError {
   override readonly name = 'ConfigError'
 }
+
+const mostWorkers = 32
 
 const adminKeyPattern = /^cs_[a-z0-9]{8,32}_[A-Za-z0-9]{32,}$/
 
@@ -110,6 +121,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   }
   const witnesses = understood('WITNESSES', () => parseWitnesses(env.WITNESSES ?? ''))
   return {
+    role: oneOf(env, 'ROLE', ['all', 'ingress', 'delivery']),
+    workers: wholeNumber(env, 'WORKERS', 1, 1, mostWorkers),
     port,
     host,
     publicUrl: publicUrl(env.PUBLIC_URL),

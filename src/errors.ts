@@ -45,6 +45,9 @@ export const errorTable = {
   endpoint_address_forbidden: [422, 'The endpoint URL leads to an address this relay does not deliver to.'],
   endpoint_option_invalid: [422, 'An option of the endpoint cannot be used.'],
   endpoint_limit_reached: [409, 'This tenant has as many endpoints as it may. Delete one first.'],
+  export_limit_reached: [409, 'This tenant has as many exports as it may. Delete one first.'],
+  export_unfinished: [409, 'The export is not finished, or has failed. Its state says which.'],
+  range_unsatisfiable: [416, 'The file has no bytes in the range asked for.'],
   endpoint_changed: [409, 'The endpoint was changed at the same time. Read it again and repeat the change.'],
   delivery_not_replayable: [409, 'This delivery cannot be made again.'],
 

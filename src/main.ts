@@ -1,9 +1,10 @@
+import cluster from 'node:cluster'
 import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pino from 'pino'
-import { checkDurability, checkRole, openDatabase, relayRole } from './adapters/database.ts'
+import { checkDurability, checkRole, openDatabase, relayRole, urlOf } from './adapters/database.ts'
 import { type EmbeddedPostgres, findRunningPostgres, startEmbeddedPostgres } from './adapters/embedded-postgres.ts'
 import { openAwsKmsKeyWrapper } from './adapters/key-wrapper-aws-kms.ts'
 import { openLocalKeyWrapper } from './adapters/key-wrapper-local.ts'
@@ -21,6 +22,7 @@ import { systemClock } from './ports/clock.ts'
 import type { Database } from './ports/database.ts'
 import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { ObjectStore } from './ports/object-store.ts'
+import { Primary } from './primary.ts'
 import { firstStartLock, Relay } from './relay.ts'
 import { parseApiKey } from './tenant/api-key.ts'
 import { findApiKey, listApiKeys } from './tenant/store.ts'
@@ -30,7 +32,8 @@ const migrations = join(dirname(fileURLToPath(import.meta.url)), 'migrations')
 /** Everything, drain included, ends within this: what supervisors grant before they kill. */
 const drainMs = 10_000
 
-/** The process edge: environment → Config → adapters → relay → listen → drain. Resolves when it listens. */
+/** The process edge: environment → Config → adapters → relay → listen → drain. Resolves when it listens. With WORKERS,
+ *  this process is their primary, and each of them goes this way. */
 export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   const config = readConfig(env)
   const logger = pino({ level: config.logLevel })
@@ -45,9 +48,14 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
   process.on('SIGINT', () => void stop(0, 'SIGINT'))
 
   try {
+    if (config.workers > 1 && cluster.isPrimary) {
+      if (!(await leadWorkers(env, config, logger, ending, (error) => void stop(1, error.message))))
+        await stop(1, 'start failed')
+      return
+    }
     const { relay, database, metrics } = await openRelay(config, logger, ending, (error) => void stop(1, error.message))
     const madeKey = await ensureAdminKey(relay, database, config)
-    const { maxPayloadBytes, trustedProxies } = config
+    const { maxPayloadBytes, trustedProxies, role } = config
     const { observer, text } = metrics
     const limits = { maxPayloadBytes, trustedProxies }
     const server = await buildServer({ relay, database, logger, observer, metrics: text, ...limits })
@@ -58,7 +66,7 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     const port = typeof address === 'object' && address !== null ? address.port : config.port
     const { host, egressAllow } = config
     if (egressAllow.length > 0) logger.warn({ egressAllow }, 'deliveries may go to these ranges')
-    logger.info({ host, port, issuer: relay.issuer, origin: relay.origin }, 'listening')
+    logger.info({ host, port, role, issuer: relay.issuer, origin: relay.origin }, 'listening')
     if (madeKey !== undefined)
       process.stdout.write(welcome({ url: `http://${hostOf(host)}:${port}`, adminKey: madeKey }))
   } catch (error) {
@@ -66,6 +74,29 @@ export async function serve(env: NodeJS.ProcessEnv): Promise<void> {
     await stop(1, 'start failed')
   }
 }
+
+/** Starts PostgreSQL, if it is ours, once for all workers. Resolves with whether they listen. */
+async function leadWorkers(
+  env: NodeJS.ProcessEnv,
+  config: Config,
+  logger: pino.Logger,
+  ending: Ending,
+  onLost: (error: Error) => void,
+): Promise<boolean> {
+  const { workers, databasePool, egressAllow, databaseUrl } = config
+  await makeDataDir(config)
+  const settings = { max_connections: String(workers * (databasePool + sessionsBesidePool) + operatorSessions) }
+  const url = databaseUrl ?? urlOf(await startPostgres(config, logger, ending, onLost, settings))
+  // What follows from having no DATABASE_URL was decided here, where there is none.
+  const primary = new Primary({ workers, env: { ...env, DATABASE_URL: url, EGRESS_ALLOW: egressAllow.join() }, logger })
+  ending.push(() => primary.stop())
+  for (const signal of ['SIGHUP', 'SIGUSR2'] as const) process.on(signal, () => void primary.roll())
+  return primary.start()
+}
+
+/** Listening for notices, and the brief ones of a start. */
+const sessionsBesidePool = 2
+const operatorSessions = 20
 
 /** How to close what was opened: last opened, first closed. */
 export type Ending = (() => Promise<unknown>)[]
@@ -78,7 +109,7 @@ export async function openRelay(
   onLost: (error: Error) => void,
   keyWrapper?: KeyWrapper,
 ) {
-  await mkdir(config.dataDir, { recursive: true, mode: 0o711 }) // as PostgreSQL's account needs it: what is secret in it has its own mode
+  await makeDataDir(config)
   const connection = config.databaseUrl
     ? { connectionString: config.databaseUrl }
     : await startPostgres(config, logger, ending, onLost)
@@ -122,6 +153,9 @@ export async function openRelay(
   })
   return { relay, database, metrics }
 }
+
+/** As PostgreSQL's account needs it: what is secret in it has its own mode. */
+const makeDataDir = ({ dataDir }: Config) => mkdir(dataDir, { recursive: true, mode: 0o711 })
 
 /** The database of a relay that may be running, to look at: nothing is made or migrated, and nothing said. */
 export async function openExisting(config: Config, ending: Ending): Promise<Database> {
@@ -173,8 +207,9 @@ async function startPostgres(
   logger: pino.Logger,
   ending: Ending,
   onLost: (error: Error) => void,
+  settings: Record<string, string> = {},
 ): Promise<EmbeddedPostgres['connection']> {
-  const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir, logger })
+  const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir, logger, settings })
   ending.push(() => postgres.stop())
   void postgres.lost.then(onLost)
   return postgres.connection

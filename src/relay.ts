@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Config } from './config.ts'
+import type { Config, Role } from './config.ts'
 import { Abandonment } from './delivery/abandonment.ts'
 import { OutboundClient } from './delivery/client.ts'
 import { Deliveries } from './delivery/deliveries.ts'
@@ -40,6 +40,7 @@ import { type LogBroken, Sequencer } from './log/sequencer.ts'
 import { checkBeforeAppending } from './log/start-check.ts'
 import { type AuditEvent, signStatement, state } from './log/statement.ts'
 import { findHead, type HeadRow } from './log/store.ts'
+import { TenantHeads } from './log/tenant-heads.ts'
 import { TileCache } from './log/tile-cache.ts'
 import { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
@@ -54,6 +55,8 @@ import type { KeyWrapper } from './ports/key-wrapper.ts'
 import type { Logger } from './ports/logger.ts'
 import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
+import { ExportWorker } from './receipt/export-worker.ts'
+import { Exports } from './receipt/exports.ts'
 import { draftReceipt, issueReceipt } from './receipt/issue.ts'
 import type { Receipt } from './receipt/receipt.ts'
 import { Receipts } from './receipt/receipts.ts'
@@ -99,7 +102,7 @@ export type RelayOptions = Pick<
   | 'deliveryLeaseS'
   | 'pauseAfterDays'
 > &
-  Partial<Pick<Config, 'witnesses' | 'witnessQuorum'>> & {
+  Partial<Pick<Config, 'role' | 'witnesses' | 'witnessQuorum'>> & {
     /** How often the database is asked for deliveries that fell due, milliseconds. */
     readonly pollMs?: number
     /** How often failing endpoints and the accounts of deliveries are looked after, milliseconds. */
@@ -133,6 +136,8 @@ export class Relay {
   readonly origin: string
   /** True if this start created the log. */
   readonly created: boolean
+  /** What this process does of the story: `ingress` leaves the last stage to others, `delivery` does nothing but that. */
+  readonly role: Role
   readonly keyring: Keyring
   readonly directory: Directory
   readonly administration: Administration
@@ -141,6 +146,7 @@ export class Relay {
   readonly gate: SourceGate
   readonly endpoints: Endpoints
   readonly notices: Notices
+  readonly exports: Exports
   readonly deliveries: Deliveries
   readonly replays: Replays
   readonly sequencer: Sequencer
@@ -157,6 +163,8 @@ export class Relay {
   readonly #replayRun: ReplayRun
   readonly #abandonment: Abandonment
   readonly #adapters: Adapters
+  readonly #heads: TenantHeads
+  readonly #exporter: ExportWorker
   readonly #append: ReturnType<typeof appending>
   readonly #publisher: CheckpointPublisher
   readonly #closePoster: () => Promise<void>
@@ -176,6 +184,7 @@ export class Relay {
     this.issuer = parts.head.issuer
     this.origin = parts.head.origin
     this.created = parts.created
+    this.role = parts.role
     this.keyring = parts.keyring
     this.directory = parts.directory
     this.administration = parts.administration
@@ -183,6 +192,9 @@ export class Relay {
     this.gate = parts.gate
     this.endpoints = parts.endpoints
     this.notices = parts.notices
+    this.exports = parts.exports
+    this.#heads = parts.heads
+    this.#exporter = parts.exporter
     this.deliveries = parts.deliveries
     this.replays = parts.replays
     this.#replayRun = parts.replayRun
@@ -214,6 +226,7 @@ export class Relay {
   }
 
   start(): void {
+    this.#exporter.start()
     this.worker.start({ onGone: (endpoint) => this.upkeep.gone(endpoint) })
     this.upkeep.start()
     this.#replayRun.start()
@@ -329,7 +342,7 @@ export class Relay {
 
   /** Every key ever, and a JWT over the same by the active key: a copy kept elsewhere proves where it came from. */
   signedKeys() {
-    const keys = this.keyring.history.map((key) => describeKey(key, this.#adapters.clock.now()))
+    const keys = keysOf(this.keyring, this.#adapters.clock.now())
     // Coarse, so that the document stays the same as long as receivers may keep it anyway.
     const claims = { iss: this.issuer, iat: this.second() - (this.second() % 300), keys }
     const key = this.keyring.signer('payload')
@@ -368,11 +381,20 @@ export class Relay {
     }
   }
 
+  /** Counts the leaves of every tenant from time to time, whether somebody exports them or not. Never rejects. */
+  async #lookAfterHeads(): Promise<void> {
+    const { logger } = this.#adapters
+    await this.#heads
+      .appendDue()
+      .catch((error: unknown) => logger.warn({ err: error }, 'tenant.head failed, will try again'))
+  }
+
   /** Finishes what was accepted and what is in flight. Posts must have stopped coming. */
   async close(graceMs = 5000): Promise<void> {
     this.#stopping.abort()
     await this.#keeping
     await this.rotation.stop().catch(() => {}) // without the database, it will be forgotten by its silence
+    await this.#exporter.stop()
     await this.upkeep.stop()
     await this.#replayRun.stop()
     await this.worker.stop(graceMs)
@@ -397,6 +419,7 @@ export class Relay {
     const { logger } = this.#adapters
     while (!signal.aborted) {
       await this.lookAfterKeys()
+      await this.#lookAfterHeads()
       // A process that serves nobody must hear all the same that a tenant was erased.
       await this.directory.refresh().catch((error: unknown) => logger.debug({ err: error }, 'directory.refresh failed'))
       await this.lookAfterRetention()
@@ -465,6 +488,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
 interface RelayParts {
   head: Pick<HeadRow, 'issuer' | 'origin'>
   created: boolean
+  role: Role
   keyring: Keyring
   directory: Directory
   administration: Administration
@@ -472,6 +496,9 @@ interface RelayParts {
   gate: SourceGate
   endpoints: Endpoints
   notices: Notices
+  exports: Exports
+  heads: TenantHeads
+  exporter: ExportWorker
   deliveries: Deliveries
   replays: Replays
   replayRun: ReplayRun
@@ -507,7 +534,7 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const { head, created, dataKeys } = await openLog(adapters, options)
   const { issuer, origin } = head
   const keyring = await Keyring.open(database, { wrapper, issuer, clock, logger })
-  const { witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
+  const { role = 'all', witnesses: addresses = [], witnessQuorum: quorum = 0 } = options
   const witnessKeys = addresses.map(({ key }) => key)
   const trustedLog = logTrust(() => unrevoked(keyring), origin, witnessKeys)
   // A checkpoint by a key that was revoked since was published all the same.
@@ -555,10 +582,22 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
     concurrency: options.deliveryConcurrency,
     leaseMs: options.deliveryLeaseS * 1000,
     pollMs: options.pollMs ?? 1000,
+    forwards: role !== 'ingress',
   })
   const expiry = new Expiry(directory, partitions)
   const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
+  const heads = new TenantHeads({ database, sequencer, clock, issuer })
+  const exporter = new ExportWorker({
+    ...{ database, sequencer, keyring, dataKeys, heads, objectStore, clock, logger, issuer, origin },
+    vkeys: () => vkeysOf(unrevoked(keyring), origin),
+    keys: () => keysOf(keyring, clock.now()),
+    pollMs: options.pollMs ?? 1000,
+  })
+  const exports = new Exports({
+    ...{ database, sequencer, dataKeys, objectStore, clock, ids, issuer },
+    onRequested: () => exporter.wake(),
+  })
   const deliveries = new Deliveries({ database, dataKeys })
   const replays = new Replays({ database, acts, endpoints, clock, ids })
   const replayRun = new ReplayRun({
@@ -588,9 +627,10 @@ async function assemble(adapters: Adapters, options: RelayOptions): Promise<Rela
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   return {
+    ...{ exports, heads, exporter },
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
-    ...{ tiles, trust, ids, maxQueue, keyTickMs, retention, archive, abandonment, upkeep },
+    ...{ tiles, trust, ids, maxQueue, keyTickMs, role, retention, archive, abandonment, upkeep },
     ...{ deliveries, replays, replayRun },
   }
 }
@@ -627,6 +667,8 @@ function logTrust(
     return latest.trust
   }
 }
+
+const keysOf = (keyring: Keyring, now: Date) => keyring.history.map((key) => describeKey(key, now))
 
 const unrevoked = (keyring: Keyring): KeyRecord[] => keyring.history.filter((key) => key.revokedAt === null)
 

@@ -16,7 +16,8 @@ const banks = ['ports', 'errors.ts']
 const edges: Record<string, readonly string[]> = {
   http: ['http'],
   cli: ['cli', 'main.ts'],
-  'main.ts': ['adapters', 'http', 'cli'],
+  'main.ts': ['adapters', 'http', 'cli', 'primary.ts'],
+  'primary.ts': [],
   'config.ts': [],
   // Ports are all that an adapter knows of us; each is chosen once, in main.ts.
   adapters: ['adapters'],
@@ -83,17 +84,21 @@ test('imports flow one way', () => {
   expect(wrong.map(show)).toEqual([])
 })
 
-test('the verifier of receipts stands on no port and no adapter, so that a consumer can use it alone', () => {
+test.each([
+  ['receipts', 'receipt/verify.ts'],
+  ['exports', 'receipt/verify-export.ts'],
+  ['the lines of exports', 'receipt/export-lines.ts'],
+])('the verifier of %s stands on no port and no adapter, so that a consumer can use it alone', (_what, verifier) => {
   const reached = new Set<string>()
   const reach = (file: string): void => {
     if (reached.has(file)) return
     reached.add(file)
     for (const found of imports) if (found.from === file) reach(found.to)
   }
-  reach('receipt/verify.ts')
+  reach(verifier)
   expect([...reached].filter((file) => ['ports', 'adapters', 'http', 'config.ts'].includes(stageOf(file)))).toEqual([])
   const foreign = [...reached].filter((file) => !sources.has(file) && !file.startsWith('node:'))
-  expect(foreign, 'of all packages, only the canonicalizer').toEqual(['canonicalize'])
+  expect(foreign, 'of all packages, only the canonicalizer').toEqual(foreign.length > 0 ? ['canonicalize'] : [])
 })
 
 describe('each package has one place', () => {

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -7,7 +7,9 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { createTestDatabase, urlOf } from './support/database.ts'
+import { urlOf } from '../src/adapters/database.ts'
+import { createTestDatabase } from './support/database.ts'
+import { type Program, startProgram } from './support/program.ts'
 import { Receiver } from './support/receiver.ts'
 import { startS3Server } from './support/s3-server.ts'
 import { startSystemPostgres, systemPostgresPresent } from './support/system-postgres.ts'
@@ -182,38 +184,10 @@ async function openSystemDatabase() {
   return { url: urlOf(connection), drop: stop }
 }
 
-/** `node src/main.ts` in a process group of its own, with nothing of this environment that configures it. */
-function start(env: Record<string, string>) {
-  const child = spawn(process.execPath, [join(import.meta.dirname, '../src/main.ts')], {
-    env: { PATH: process.env.PATH ?? '', HOME: process.env.HOME ?? '', DATA_DIR: folder, PORT: '0', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
-  })
-  running.push(child)
-  let [output, errors] = ['', '']
-  child.stdout.on('data', (chunk) => {
-    output += chunk
-  })
-  child.stderr.on('data', (chunk) => {
-    errors += chunk
-  })
-  const exit = once(child, 'exit')
-  const said = async (pattern: RegExp): Promise<RegExpExecArray> => {
-    for (;;) {
-      const match = pattern.exec(output)
-      if (match !== null) return match
-      if (child.exitCode !== null) throw new Error(`it ended without saying ${pattern}: ${errors}`)
-      await Promise.race([once(child.stdout, 'data'), exit])
-    }
-  }
-  return {
-    child,
-    said,
-    output: () => output,
-    errors: () => errors,
-    listening: async () => ({ url: `http://127.0.0.1:${(await said(/"port":(\d+),.*"msg":"listening"/))[1]}` }),
-    ended: async (): Promise<number | null> => (await exit)[0] as number | null,
-  }
+function start(env: Record<string, string>): Program {
+  const program = startProgram(folder, env)
+  running.push(program.child)
+  return program
 }
 
 const post = (url: string, key: string, body: unknown): Promise<Response> =>

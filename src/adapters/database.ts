@@ -23,15 +23,22 @@ import {
 } from '../ports/database.ts'
 
 /** Where PostgreSQL is: a `postgres://` URL, or a host, which may be the folder of a unix socket. */
-export type Connection =
-  | { readonly connectionString: string }
-  | {
-      readonly host: string
-      readonly port?: number
-      readonly user: string
-      readonly password: string
-      readonly database: string
-    }
+export type Connection = { readonly connectionString: string } | ConnectionParts
+
+export interface ConnectionParts {
+  readonly host: string
+  readonly port?: number
+  readonly user: string
+  readonly password: string
+  readonly database: string
+}
+
+/** The same as a URL, for a process that is told by DATABASE_URL. A socket folder goes into the query, where pg and
+ *  libpq look for it. */
+export function urlOf({ host, port = 5432, user, password, database }: ConnectionParts): string {
+  const parameters = new URLSearchParams({ host, port: String(port) })
+  return `postgresql://${user}:${encodeURIComponent(password)}@/${database}?${parameters}`
+}
 
 export interface DatabaseOptions {
   readonly connection: Connection
@@ -42,7 +49,7 @@ export interface DatabaseOptions {
   readonly logger: Pick<BaseLogger, 'info' | 'warn'>
 }
 
-/** What the relay may do, and no more: src/migrations/0006_roles.sql. */
+/** What the relay may do, and no more: src/migrations/0007_roles.sql. */
 export const relayRole = 'countersign_relay'
 
 /** Opens a pool. Connects on first use, so this cannot fail; {@link checkDurability} is the natural first use. */
@@ -233,7 +240,7 @@ class PostgresDatabase implements Database {
    *  back tells what it did. */
   #begin(client: pg.PoolClient): Promise<unknown> {
     const begun = this.#unlessLost(client.query(begin), client, DatabaseUnavailable).catch((error: unknown) => {
-      if (error instanceof DatabaseUnavailable) throw error
+      if (error instanceof DatabaseUnavailable && this.#unfit.has(client)) throw error
       throw new CommitUnknown('BEGIN was refused after the first statement was sent', { cause: error })
     })
     begun.catch(() => {}) // whoever waits for the first statement, or for COMMIT, hears of it
@@ -251,7 +258,8 @@ class PostgresDatabase implements Database {
     return client.query({ name, text, values: params.map(encodeParam) })
   }
 
-  /** Passes PostgreSQL's answer on, errors included; turns the end of the connection into `Lost`. */
+  /** Passes PostgreSQL's answer on, errors included; turns the end of the connection into `Lost`. A server without room is
+   *  no server for now, though the connection holds: whoever asks shall come again. */
   async #unlessLost<T>(
     answer: Promise<T>,
     client: pg.PoolClient,
@@ -261,6 +269,7 @@ class PostgresDatabase implements Database {
       return await answer
     } catch (error) {
       if (spoilsConnection(error)) this.#unfit.add(client)
+      if (lacksRoom(error)) throw new DatabaseUnavailable('PostgreSQL has no room for it', { cause: error })
       if (!endsConnection(error)) throw error
       this.#unfit.add(client)
       this.#noteLoss(error)
@@ -280,6 +289,11 @@ class PostgresDatabase implements Database {
 function endsConnection(error: unknown): boolean {
   if (error instanceof pg.DatabaseError) return /^(08|57P0[1-5]|25P0[34])/.test(error.code ?? '')
   return !(error instanceof TypeError || error instanceof RangeError)
+}
+
+/** Class 53, insufficient resources: the disk is full, or memory. The transaction is rolled back. 58030 is the disk, too. */
+function lacksRoom(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && /^(53|58030)/.test(error.code ?? '')
 }
 
 /** Whether this connection's prepared statements have become useless: a migration changed the columns of `select *`
@@ -344,7 +358,7 @@ export type StartupRefusal =
 
 /** A login that may not act under the relay's role must not act at all: under its own name it could change the log. */
 export async function checkRole(database: Database): Promise<void> {
-  const advice = `src/migrations/0006_roles.sql says which roles there are: grant them to the login of DATABASE_URL`
+  const advice = `src/migrations/0007_roles.sql says which roles there are: grant them to the login of DATABASE_URL`
   const [row] = await database.query<{ role: string }>('select current_user as role').catch((error: unknown) => {
     // Insufficient privilege, or no such role, is how PostgreSQL refuses the connection.
     const refusal = error instanceof DatabaseUnavailable ? error.cause : undefined

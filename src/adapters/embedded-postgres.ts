@@ -19,7 +19,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { BaseLogger } from 'pino'
-import { type Connection, openSession, type Session, StartupRefused } from './database.ts'
+import { type Connection, type ConnectionParts, openSession, type Session, StartupRefused } from './database.ts'
 import { type Cluster, notStartable, prepareCluster, serverEnvironment } from './postgres-cluster.ts'
 
 export interface EmbeddedPostgresOptions {
@@ -31,7 +31,7 @@ export interface EmbeddedPostgresOptions {
 }
 
 export interface EmbeddedPostgres {
-  readonly connection: Connection
+  readonly connection: ConnectionParts
   /** The server's process now; another one after a crash, none in between. */
   readonly pid: number | undefined
   /** Settles with the reason when the server could not be kept: another relay owns the data folder now. */
@@ -91,7 +91,7 @@ const ownerLock = 0x6f77_6e72
 const orphanAgeMs = 1_000
 
 class Server implements EmbeddedPostgres {
-  readonly connection: Connection
+  readonly connection: ConnectionParts
   readonly lost: Promise<Error>
   readonly #reportLost: (reason: Error) => void
   readonly #cluster: Cluster

@@ -16,14 +16,14 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { promisify } from 'node:util'
-import { type Connection, StartupRefused } from './database.ts'
+import { type ConnectionParts, StartupRefused } from './database.ts'
 import { syncFolder } from './sync-folder.ts'
 
 export interface Cluster {
   /** PostgreSQL's data directory. */
   readonly folder: string
   readonly logFile: string
-  readonly connection: Exclude<Connection, { connectionString: string }>
+  readonly connection: ConnectionParts
   /** What to run, arguments aside, and as whom. */
   readonly command: readonly string[]
   readonly ids: Account['ids']

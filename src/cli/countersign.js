@@ -13,7 +13,7 @@ const pinnedNode = pathOf('../../node_modules/.bin/node')
 const node = existsSync(pinnedNode) ? pinnedNode : process.execPath
 
 const command = spawn(node, [pathOf('main.ts'), ...process.argv.slice(2)], { stdio: 'inherit' })
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => command.kill(signal))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR2']) process.on(signal, () => command.kill(signal))
 command.on('error', ({ message }) => {
   console.error(`countersign: ${message}`)
   process.exit(1)

@@ -68,5 +68,5 @@ async function collect(chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   return Buffer.concat(collected)
 }
 
-const isSystemError = (error: unknown): error is Error & { code: string } =>
+export const isSystemError = (error: unknown): error is Error & { code: string } =>
   error instanceof Error && 'code' in error && typeof error.code === 'string'

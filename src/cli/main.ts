@@ -12,11 +12,15 @@ const serve = defineCommand({
   name: 'serve',
   purpose: 'Runs the relay, as npm start does. The environment configures it: src/config.ts is the manual.',
   operands: [],
-  options: {},
-  example: 'PORT=8080 DATA_DIR=./data countersign serve',
-  async run() {
+  options: {
+    role: { type: 'string', value: 'role', purpose: 'ingress, delivery or all: ROLE.' },
+    workers: { type: 'string', value: 'count', purpose: 'Relay processes that share the port: WORKERS.' },
+  },
+  example: 'PORT=8080 DATA_DIR=./data countersign serve --workers 4',
+  async run({ role, workers }) {
     const { serve } = await import('../main.ts')
-    await serve(process.env)
+    const told = { ...(role !== undefined && { ROLE: role }), ...(workers !== undefined && { WORKERS: workers }) }
+    await serve({ ...process.env, ...told })
     return undefined
   },
 })
@@ -67,6 +71,26 @@ const verify = defineCommand({
     const enough = quorum === undefined ? undefined : wholeNumber('quorum', quorum, 1, witnesses.length)
     const { verify } = await import('./verify.ts')
     return verify({ receipt, payload, jwks, vkey, witnesses, quorum: enough, issuer, json })
+  },
+})
+
+const verifyExport = defineCommand({
+  name: 'verify export',
+  purpose: 'Verifies an export of the audit log offline. Exits with 0 if valid, 1 if not, 2 if it cannot tell.',
+  operands: ['<file>'],
+  options: {
+    vkey: { type: 'string', value: 'vkey, file or URL', purpose: 'The keys of the log.', required: true },
+    jwks: {
+      type: 'string',
+      value: 'file or URL',
+      purpose: 'The published keys, /v1/keys or a JWKS. Without them those in the file are used.',
+    },
+    json: { type: 'boolean', purpose: 'Prints the verdict as JSON.' },
+  },
+  example: 'countersign verify export audit.ndjson.zst --vkey vkey.txt --jwks keys.json',
+  async run({ vkey, jwks, json }, [file = '']) {
+    const { checkExport } = await import('./verify-export.ts')
+    return checkExport({ file, vkey, jwks, json })
   },
 })
 
@@ -126,10 +150,11 @@ const witness = defineCommand({
 const help = defineCommand({
   name: 'help',
   purpose: 'Shows the commands, or the help of one.',
-  operands: ['[command]'],
+  operands: ['[command]', '[word]'],
   options: {},
-  example: 'countersign help verify',
-  async run(_values, [name]) {
+  example: 'countersign help verify export',
+  async run(_values, words) {
+    const name = words.length === 0 ? undefined : words.join(' ')
     process.stdout.write(name === undefined ? overview() : helpOf(findCommand(name)))
     return 0
   },
@@ -148,7 +173,18 @@ const version = defineCommand({
   },
 })
 
-export const commands: readonly Command[] = [serve, demo, keys, log, verify, receive, witness, help, version]
+export const commands: readonly Command[] = [
+  serve,
+  demo,
+  keys,
+  log,
+  verify,
+  verifyExport,
+  receive,
+  witness,
+  help,
+  version,
+]
 
 const overview = (): string => `Countersign: a webhook relay that proves what it did.
 
@@ -187,7 +223,10 @@ function explain(error: unknown, name: string | undefined): number {
 }
 
 if (import.meta.main) {
-  const [name = 'help', ...args] = process.argv.slice(2)
+  const [first = 'help', second, ...others] = process.argv.slice(2)
+  const isOfTwoWords = commands.some((command) => command.name === `${first} ${second}`)
+  const name = isOfTwoWords ? `${first} ${second}` : first
+  const args = isOfTwoWords || second === undefined ? others : [second, ...others]
   process.stdout.on('error', () => process.exit(2)) // whoever read our output has left before the end, as `| head` does
   try {
     // The code is set, not exited with: what was written to a pipe has yet to leave.

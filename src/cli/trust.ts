@@ -3,6 +3,7 @@ import type { LogTrust } from '../log/checkpoint.ts'
 import { NoteError, parseVerifierKey, type VerifierKey } from '../log/note.ts'
 import { parseCosignerKeys } from '../log/witnesses.ts'
 import type { JsonObject, JsonValue } from '../message/json.ts'
+import { readKeyHistory } from '../receipt/key-history.ts'
 import { type TrustedKey, type TrustMaterial, trustLog } from '../receipt/verify.ts'
 import { CommandError } from './command.ts'
 import { parseInput } from './input.ts'
@@ -79,6 +80,17 @@ function instantOf(value: JsonValue | undefined, where: string): Date | undefine
   if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && value <= 8.64e12)
     return new Date(value * 1000)
   throw new CommandError(`${where} has a key whose "nbf" or "exp" is not unix seconds`)
+}
+
+/** The keys of a JWKS, or of the history that `/v1/keys` publishes, which has those too that have left the JWKS. */
+export function readKeys(published: Published): TrustedKey[] {
+  const { bytes, where } = published
+  const document = parseInput(bytes, where)
+  const members = isObject(document) && Array.isArray(document.keys) ? document.keys : []
+  if (!members.some((key) => isObject(key) && key.purpose !== undefined)) return readJwks(published)
+  const keys = readKeyHistory(members)
+  if (typeof keys === 'string') throw new CommandError(`${where} is not a key history: ${keys}`)
+  return keys
 }
 
 /** One vkey a line; all are keys of one log, whose origin is their name. */

@@ -47,6 +47,8 @@ export interface WorkerParts {
   readonly logger: Logger
   readonly observer: Observer
   readonly random: () => number
+  /** Whether this process forwards. One that only accepts leaves what is owed in the backlogs, and says so to those that do. */
+  readonly forwards: boolean
   /** Milliseconds before each attempt after the first, for endpoints that have no schedule of their own. */
   readonly schedule: readonly number[]
   /** Attempts in flight. */
@@ -70,7 +72,8 @@ const joinMs = 5000
  *       |                    ^    ^                          |
  *       |                    |    '--claimed when due--------'--> due again, by its schedule
  *       '--no room, a rate, --> backlog of its endpoint <-- due, and the endpoint is stopped or paused
- *          an order, stopped         (drained as the endpoint allows)
+ *          an order, stopped,        (drained as the endpoint allows)
+ *          role ingress
  *
  * The lanes are memory (lanes.ts); all else are rows. Whatever is in memory is leased, so what this process does not
  * live to record falls due in the database, and is claimed by any process (claims.ts). Which endpoints are stopped is
@@ -116,7 +119,7 @@ export class DeliveryWorker {
   /** Writes what a message is owed in the transaction that accepts it; after COMMIT, attempts it from memory. */
   readonly owe: Effect<Owed> = {
     write: async (tx, rows, head) => {
-      const { clock, directory, ids } = this.#parts
+      const { clock, directory, ids, forwards } = this.#parts
       const now = clock.now()
       const { claim, leaseEndsAt } = this.#claims.make()
       const plain: NewDelivery[] = []
@@ -134,7 +137,7 @@ export class DeliveryWorker {
           const orderKey = orderKeyOf(endpoint, value)
           if (orderKey !== null) {
             ordered.push({ ...delivery, nextAttemptAt: now, orderKey, position: leafIndex })
-          } else if (this.#flows(endpoint) && reserve(endpoint.id, payload.length)) {
+          } else if (forwards && this.#flows(endpoint) && reserve(endpoint.id, payload.length)) {
             const cargo = { ...freight, endpoint }
             const held = { ...delivery, orderKey, replay: null, attempts: 0, claim, cargo }
             claimed.push({ delivery: held, endpoint, bytes: payload.length })
@@ -167,6 +170,7 @@ export class DeliveryWorker {
 
   /** `onGone` is told of endpoints that answered 410. */
   start({ onGone }: { onGone: (endpoint: Endpoint) => void }): void {
+    if (!this.#parts.forwards) return
     this.#onGone = onGone
     this.#loop.start()
     this.#listening = this.#parts.database.listen(deliveriesChannel, () => this.#loop.wake())

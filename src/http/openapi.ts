@@ -20,6 +20,7 @@ export const openApiDocument = (issuer: string): FastifyDynamicSwaggerOptions =>
       { name: 'Endpoints', description: 'Receivers’ URLs: what is sent there, how it is signed, and when.' },
       { name: 'Deliveries', description: 'What became of each message at each endpoint.' },
       { name: 'Audit', description: 'What was stated, and receipts for it.' },
+      { name: 'Exports', description: 'A tenant’s audit log as a file that proves itself.' },
       { name: 'Public', description: 'Keys and verification, for anyone.' },
       { name: 'Log', description: 'The transparency log (c2sp.org/tlog-tiles), for anyone.' },
       { name: 'Operation', description: 'For whoever runs the relay.' },

@@ -13,6 +13,7 @@ import { type Principal, permitAdmin } from './authenticate.ts'
 import { identify, recordCalls } from './calls.ts'
 import { deliveryRoutes } from './deliveries.ts'
 import { endpointRoutes } from './endpoints.ts'
+import { exportRoutes } from './exports.ts'
 import { ingestRoutes } from './ingest.ts'
 import { keyAdministrationRoutes, keyRoutes } from './keys.ts'
 import { logRoutes } from './log.ts'
@@ -78,8 +79,8 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     throw new RelayError('method_not_allowed')
   })
 
-  // While draining, what is in flight is finished and nothing new begins: a vendor that keeps posting on its open
-  // connection must be told to go, or it would keep us from stopping.
+  // While draining, whatever still comes on an open connection is answered, and that answer is the connection's last:
+  // a vendor that keeps posting goes elsewhere, and none of its posts was refused for our sake.
   let closing = false
   app.addHook('preClose', async () => {
     closing = true
@@ -90,7 +91,6 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
   })
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(headersOf(request))
-    if (closing) throw new RelayError('shutting_down', { retryAfterS: 1 })
     const encoding = request.headers['content-encoding']
     if (encoding !== undefined && encoding !== 'identity') throw new RelayError('media_type_unsupported')
   })
@@ -130,8 +130,8 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     replayRoutes(scope, relay)
     receiptRoutes(scope, relay)
     auditRoutes(scope, relay)
+    exportRoutes(scope, relay)
     keyAdministrationRoutes(scope, relay)
-    metricsRoute(scope, parts.metrics)
   }
   const open: FastifyPluginAsync = async (scope) => {
     withAnyKey(scope)
@@ -144,15 +144,25 @@ export async function buildServer(parts: ServerParts): Promise<FastifyInstance> 
     keyRoutes(scope, relay)
     retentionRoutes(scope)
     logRoutes(scope, relay)
-    operationRoutes(scope, database)
   }
-  for (const group of [ingest, management, open, published]) await app.register(group)
+  const operation: FastifyPluginAsync = async (scope) => {
+    operationRoutes(scope, database)
+    await scope.register(async (below) => {
+      withKey(below)
+      metricsRoute(below, parts.metrics)
+    })
+  }
+  const everything = [ingest, management, open, published, operation, documentation]
+  for (const group of relay.role === 'delivery' ? [operation] : everything) await app.register(group)
+  return app
+}
+
+const documentation: FastifyPluginAsync = async (app) => {
   app.get(
     '/openapi.json',
     { schema: { ...describe('This document'), security: [], response: { 200: Type.Any() } } },
     async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()),
   )
-  return app
 }
 
 const describe = (summary: string) => ({ summary, tags: ['Operation'] })

@@ -1,7 +1,7 @@
 import { RelayError } from '../errors.ts'
 import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
 
-/** What is kept for a time and then dropped by the month (src/migrations/0006_roles.sql). */
+/** What is kept for a time and then dropped by the month (src/migrations/0007_roles.sql). */
 export type Partitioned = 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
 
 /**

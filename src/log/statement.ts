@@ -129,6 +129,35 @@ export type AuditEvent =
       attempts: number
       reason: 'schedule_exhausted' | 'gone' | 'endpoint_deleted' | 'payload_expired' | 'tenant_erased'
     }
+  | {
+      /** The tenant's leaves in [`from`, `upto`) are `count`, and roll `previous`, the digest of all before them, on to
+       *  `digest` (tenant-digest.ts); base64url. `from` is the `upto` of an earlier head, or 0. */
+      kind: 'tenant.head'
+      sub: string
+      tenant: string
+      from: number
+      upto: number
+      count: number
+      previous: string
+      digest: string
+    }
+  /** `from` and `to` are RFC 3339, as asked for. */
+  | {
+      kind: 'export.requested'
+      sub: string
+      tenant: string
+      actor: string
+      from?: string
+      to?: string
+      kinds?: readonly string[]
+      compression: string
+    }
+  /** The file: its length, and its base64url SHA-256. */
+  | { kind: 'export.finished'; sub: string; tenant: string; bytes: number; sha256: string }
+  | { kind: 'export.failed'; sub: string; tenant: string; reason: string }
+  /** The bytes sent for, from 0, the last included. */
+  | { kind: 'export.downloaded'; sub: string; tenant: string; actor: string; first_byte: number; last_byte: number }
+  | { kind: 'export.deleted'; sub: string; tenant: string; actor: string }
   /** `sub` repeats the delivery `repeats`: alone, as `actor` wished, or in the course of `replay`. */
   | (ReplayEvent<'delivery.replayed'> & { actor?: string; replay?: string })
   /** The payload of `sub` has expired, so `replay` went on without it. */

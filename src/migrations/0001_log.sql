@@ -17,7 +17,7 @@ create table log (
 --
 -- Partitioned by the month in which rows expire, not by that in which they were stated: a tenant that keeps statements
 -- for three years shares no partition with those that keep them for one, and what is over is dropped whole
--- (0006_roles.sql). A unique index must contain the partition key, so the key below does not exclude the same leaf in two
+-- (0007_roles.sql). A unique index must contain the partition key, so the key below does not exclude the same leaf in two
 -- months. What does is the head: leaves are given out under its compare-and-swap, each once.
 create table statements (
   leaf_index bigint not null check (leaf_index >= 0),

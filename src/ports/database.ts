@@ -58,7 +58,7 @@ export const textArray = (values: readonly (string | null)[]): ArrayParam => ({ 
 export const int8Array = (values: readonly (number | null)[]): ArrayParam => ({ array: 'int8', values })
 export const timestamptzArray = (values: readonly (Date | null)[]): ArrayParam => ({ array: 'timestamptz', values })
 
-/** The connection was lost, or none could be had, and nothing was committed. */
+/** The connection was lost, or none could be had, or the server has no room left; and nothing was committed. */
 export class DatabaseUnavailable extends Error {
   override readonly name = 'DatabaseUnavailable'
 }

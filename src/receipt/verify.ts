@@ -204,7 +204,7 @@ function contradiction(receipt: Receipt, statement: JsonObject, trust: TrustMate
  * proof shows the statement in the log: then the log vouches for when it was stated. Without the proof, whoever holds
  * a new key could date anything back.
  */
-function stateProblem(
+export function stateProblem(
   key: TrustedKey,
   iatS: number,
   leafIndex: number | undefined,

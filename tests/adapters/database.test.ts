@@ -224,6 +224,22 @@ describe('a database', () => {
     expect(await notes()).toEqual([])
   })
 
+  it.each(['53100', '53200', '58030'])(
+    'says that nothing was committed when the server has no room (%s), and goes on',
+    async (code) => {
+      const fail = `do $$ begin raise exception using errcode = '${code}'; end $$`
+      const work = database.transaction(async (tx) => {
+        tx.send('insert into notes values ($1)', ['dropped'])
+        tx.send(fail)
+      })
+      await expect(work).rejects.toThrow(DatabaseUnavailable)
+      await expect(database.query(fail)).rejects.toThrow(DatabaseUnavailable)
+      expect(await notes()).toEqual([])
+      await database.transaction(async (tx) => tx.send('insert into notes values ($1)', ['kept']))
+      expect(await notes()).toHaveLength(1)
+    },
+  )
+
   it('says that nothing was committed when the server hangs up while the work is elsewhere', async () => {
     const work = database.transaction(async (tx) => {
       await tx.query('insert into notes values ($1)', ['dropped'])

@@ -5,15 +5,15 @@ import { type FactOf, factsOf } from './ledger.ts'
 import { judge, type PromiseName } from './promises.ts'
 import { planRounds, targets } from './strikes.ts'
 
-const rounds = 20
+const rounds = 10
 const seed = 20261122
 
-describe('twenty rounds of kill -9 under load', () => {
+describe('ten rounds of faults under load', () => {
   let result: DrillResult
   let numbers: ReturnType<typeof summarize>
 
   beforeAll(async () => {
-    result = await drill({ rounds, seed })
+    result = await drill({ rounds, seed }, (line) => void (line.startsWith('SKIPPED') && console.warn(line)))
     numbers = summarize(result)
     console.log(JSON.stringify({ rounds, seed, seconds: Math.round(result.seconds), ...numbers }))
   }, 300_000)
@@ -22,13 +22,14 @@ describe('twenty rounds of kill -9 under load', () => {
     expect(result.violations).toEqual([])
   })
 
-  it('are rounds in which much was accepted, and something of every kind was killed', () => {
+  it('are rounds in which much was accepted, and nearly everything was struck', () => {
     const { evidence } = result
     expect(new Set(factsOf(evidence.facts, 'struck').map(({ round }) => round)).size).toBe(rounds)
-    for (const target of targets) expect(numbers.kills[target], target).toBeGreaterThan(0)
-    expect(numbers.killsWhileOpening).toBeGreaterThan(0)
+    // A strike can miss: what it would have killed was dead already, or nothing was committed while it waited.
+    expect(targets.filter((target) => numbers.hits[target] === 0).length).toBeLessThanOrEqual(3)
     expect(numbers.accepted).toBeGreaterThan(500)
     expect(numbers.messages).toBeGreaterThan(500)
+    expect(numbers.tenantsKeptOut).toBeGreaterThan(0)
     expect(numbers.arrivals).toBeGreaterThanOrEqual(numbers.messages)
   })
 
@@ -59,12 +60,12 @@ describe('twenty rounds of kill -9 under load', () => {
       ({ log, ...evidence }) => ({ ...evidence, log: { ...log, entries: log.entries.slice(0, -1) } }),
     ],
     'a message that never arrived': [
-      'every 202 is delivered, with the right bytes and a signature',
+      'every 202 is delivered or abandoned, with the right bytes and a signature',
       (evidence) =>
         withoutFacts(evidence, (fact) => fact.kind === 'arrived' && fact.message === firstMessage(evidence)[0]),
     ],
     'an arrival of a body that was never posted': [
-      'every 202 is delivered, with the right bytes and a signature',
+      'every 202 is delivered or abandoned, with the right bytes and a signature',
       (evidence) => withFirstArrival(evidence, (fact) => ({ ...fact, body: Buffer.from('{}').toString('base64') })),
     ],
     'an arrival of a message that the relay does not know': [
@@ -78,6 +79,33 @@ describe('twenty rounds of kill -9 under load', () => {
           ...fact,
           headers: { ...fact.headers, 'webhook-receipt': 'e30.e30.' },
         })),
+    ],
+    'a webhook at the receiver of another tenant': [
+      'no tenant gets a byte of another',
+      (evidence) =>
+        withFirstArrival(evidence, (fact) => ({ ...fact, tenant: fact.tenant === 'jade' ? 'amber' : 'jade' })),
+    ],
+    'a header that names another tenant': [
+      'no tenant gets a byte of another',
+      (evidence) =>
+        withFirstArrival(evidence, (fact) => {
+          const other = evidence.tenants.find(({ name }) => name !== fact.tenant)
+          return { ...fact, headers: { ...fact.headers, 'x-trace': `of ${other?.ids[0]}` } }
+        }),
+    ],
+    'a message shown to another tenant': [
+      'no tenant gets a byte of another',
+      ({ trespasses, ...evidence }) => ({
+        ...evidence,
+        trespasses: trespasses.map((each, i) => (i === 0 ? { ...each, status: 200 } : each)),
+      }),
+    ],
+    'a delivery that nobody took': [
+      'every 202 is delivered or abandoned, with the right bytes and a signature',
+      (evidence) =>
+        withFacts(evidence, (fact) =>
+          fact.kind === 'arrived' && fact.message === firstMessage(evidence)[0] ? { ...fact, taken: false } : fact,
+        ),
     ],
     'a message without its delivery': [
       'what got no 202 is wholly there or wholly absent',
@@ -116,7 +144,10 @@ describe('twenty rounds of kill -9 under load', () => {
       'the relay never gives up by itself',
       (evidence) => ({
         ...evidence,
-        facts: [...evidence.facts, { kind: 'exited', exitCode: 1, said: '', opening: false, round: 1, afterMs: 0 }],
+        facts: [
+          ...evidence.facts,
+          { kind: 'exited', name: 'owner', exitCode: 1, said: '', opening: false, asked: false, round: 1, afterMs: 0 },
+        ],
       }),
     ],
   }
@@ -147,9 +178,16 @@ function firstMessage({ messages }: Evidence) {
 const replaced = <T>(items: readonly T[], index: number, item: T): T[] =>
   items.map((old, i) => (i === index ? item : old))
 
+type Fact = Evidence['facts'][number]
+
 const withoutFacts = (evidence: Evidence, which: (fact: Evidence['facts'][number]) => boolean): Evidence => ({
   ...evidence,
   facts: evidence.facts.filter((fact) => !which(fact)),
+})
+
+const withFacts = (evidence: Evidence, lie: (fact: Fact) => Fact): Evidence => ({
+  ...evidence,
+  facts: evidence.facts.map(lie),
 })
 
 function withFirstArrival(evidence: Evidence, lie: (fact: FactOf<'arrived'>) => FactOf<'arrived'>): Evidence {

@@ -8,7 +8,8 @@ import type { MessageReceipt } from '../../src/receipt/receipt.ts'
 import { trustLog, type Verdict, verifyEvidence } from '../../src/receipt/verify.ts'
 import { type Fact, type FactOf, factsOf } from './ledger.ts'
 import type { RelayProcess } from './relay-process.ts'
-import { canonicalPayload, spelledPayload } from './vendors.ts'
+import type { Tenant, TenantName } from './tenants.ts'
+import { canonicalPayload, spelledPayload, tenantOf } from './vendors.ts'
 
 /** All that promises.ts judges: what the ledger saw, and what the relay shows anyone who asks, once faults are over. */
 export interface Evidence {
@@ -24,6 +25,15 @@ export interface Evidence {
   readonly calls: ReadonlySet<number>
   /** The published keys, by kid. */
   readonly keys: ReadonlyMap<string, KeyObject>
+  readonly tenants: readonly Pick<Tenant, 'name' | 'ids'>[]
+  /** What tenants were answered who asked for the messages of others. */
+  readonly trespasses: readonly Trespass[]
+}
+
+export interface Trespass {
+  readonly by: TenantName
+  readonly path: string
+  readonly status: number
 }
 
 export interface ShownReceipt {
@@ -52,9 +62,9 @@ export interface ShownLog {
   readonly tiles: readonly { readonly level: number; readonly index: number; readonly hashes: Uint8Array }[]
 }
 
-/** How long the backlog may take to drain. */
+/** How long the backlog may stand still before it counts as stuck: longer than a lease. */
 const backlogWithinMs = 90_000
-const backlogPollMs = 250
+const backlogPollMs = 1_000
 
 /**
  * Asks for everything, over HTTP. Receipts are verified first and the backlog is waited for second, since what a killed
@@ -62,6 +72,7 @@ const backlogPollMs = 250
  */
 export async function gatherEvidence(
   relay: RelayProcess,
+  tenants: readonly Tenant[],
   facts: Evidence['facts'],
   firstLeaf: number,
 ): Promise<Evidence> {
@@ -80,12 +91,32 @@ export async function gatherEvidence(
     return response.ok && post !== undefined ? [await verify(round, post, await response.text())] : []
   })
   const receipts = [...accepted, ...recovered.flat()]
+  const trespasses = await trespass(relay, tenants, receipts)
   const log = await readLog(relay)
   // Asked after the log was read, so that every leaf of it is answered for, our own questions among them.
   const calls = new Set(
     [...(await readKinds(relay, firstLeaf))].flatMap(([leaf, kind]) => (isCall(kind) ? [leaf] : [])),
   )
-  return { facts, receipts, messages, log, firstLeaf, calls, keys }
+  return { facts, receipts, messages, log, firstLeaf, calls, keys, tenants, trespasses }
+}
+
+/** Messages of each tenant that the others ask for. */
+const coveted = 5
+
+function trespass(relay: RelayProcess, tenants: readonly Tenant[], receipts: readonly ShownReceipt[]) {
+  const asked = tenants.flatMap((tenant) => {
+    const foreign = tenants.flatMap(({ name }) =>
+      name === tenant.name ? [] : receipts.filter(({ post }) => tenantOf(post) === name).slice(-coveted),
+    )
+    return foreign.flatMap(({ receipt: { message } }) =>
+      ['', '/receipt', '/deliveries'].map((part) => ({ tenant, path: `/v1/messages/${message}${part}` })),
+    )
+  })
+  return each(asked, async ({ tenant, path }): Promise<Trespass> => {
+    const response = await relay.call(path, undefined, tenant.tenantKey)
+    await response.text()
+    return { by: tenant.name, path, status: response.status }
+  })
 }
 
 /** The size of the log now: what the vendors add starts there. */
@@ -121,8 +152,9 @@ async function verifier(relay: RelayProcess, publicKeys: ReadonlyMap<string, Key
 
 /**
  * Resolves when nothing is left to do: every message heard of has only deliveries in their last state, and every leaf
- * but those about calls is the acceptance of such a message or one of its attempts. Any other leaf belongs to a message that nobody
- * has heard of yet: accepted, its 202 lost, and still to arrive. Also resolves when time is up, with what there is.
+ * but those about calls is the acceptance of such a message or one of its attempts. Any other leaf belongs to a message
+ * that nobody has heard of yet: accepted, its 202 lost, and still to arrive. Also resolves when nothing moves any more,
+ * with what there is.
  */
 async function untilBacklogEnds(
   relay: RelayProcess,
@@ -131,15 +163,18 @@ async function untilBacklogEnds(
   firstLeaf: number,
 ): Promise<Map<string, KnownMessage>> {
   const messages = new Map<string, KnownMessage>()
-  for (const until = performance.now() + backlogWithinMs; performance.now() < until; await delay(backlogPollMs)) {
+  let movedAt = performance.now()
+  for (let before = -1; performance.now() < movedAt + backlogWithinMs; await delay(backlogPollMs)) {
     const heardOf = new Set([...answered, ...factsOf(facts, 'arrived').map(({ message }) => message)])
     const open = [...heardOf].filter((message) => !isSettled(messages.get(message)))
     await each(open, async (message) => {
       const known = await readMessage(relay, message)
       if (known !== undefined) messages.set(message, known)
     })
-    const settled = [...heardOf].every((message) => isSettled(messages.get(message)))
-    if (!settled) continue
+    const settled = [...heardOf].filter((message) => isSettled(messages.get(message))).length
+    if (settled > before) movedAt = performance.now()
+    before = settled
+    if (settled < heardOf.size) continue
     const owners = ownersOf(messages)
     const stated = [...(await readKinds(relay, firstLeaf))].filter(([, kind]) => !isCall(kind))
     if (stated.every(([leaf]) => owners.has(leaf))) break

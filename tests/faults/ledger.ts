@@ -1,27 +1,37 @@
 import { EventEmitter, once } from 'node:events'
 import { closeSync, openSync, writeSync } from 'node:fs'
+import type { TenantName } from './tenants.ts'
 
 /** What the world outside of the relay saw, one fact at a time. */
 export type Fact =
   /** Noted before the request leaves. A post with a key is sent until it is accepted; one without is sent once. */
-  | { readonly kind: 'posted'; readonly post: number; readonly key: string | null }
+  | { readonly kind: 'posted'; readonly post: number; readonly tenant: TenantName; readonly key: string | null }
   /** 202, with the receipt as it was answered. */
   | { readonly kind: 'accepted'; readonly post: number; readonly receipt: string }
   /** Any other answer. */
   | { readonly kind: 'refused'; readonly post: number; readonly status: number; readonly code: string }
   /** No answer: what became of it is unknown. */
   | { readonly kind: 'unanswered'; readonly post: number; readonly reason: string }
-  /** A webhook reached the receiver. `body` is base64. */
+  /** A webhook reached the receiver of a tenant, which took it or failed. `body` is base64. */
   | {
       readonly kind: 'arrived'
       readonly message: string
+      readonly tenant: TenantName
       readonly body: string
       readonly headers: Readonly<Record<string, string>>
+      readonly taken: boolean
     }
-  /** A strike, and how many processes died of it; `opening` if no relay was listening then. */
-  | { readonly kind: 'struck'; readonly target: string; readonly killed: number; readonly opening: boolean }
-  /** The relay ended without being killed, with its last words. */
-  | { readonly kind: 'exited'; readonly exitCode: number | null; readonly said: string; readonly opening: boolean }
+  /** A strike, and how many it hit: processes, connections or webhooks; `opening` if a relay was not listening then. */
+  | { readonly kind: 'struck'; readonly target: string; readonly hits: number; readonly opening: boolean }
+  /** A relay ended without being killed, with its last words; `asked` if it was told to drain. */
+  | {
+      readonly kind: 'exited'
+      readonly name: string
+      readonly exitCode: number | null
+      readonly said: string
+      readonly opening: boolean
+      readonly asked: boolean
+    }
 
 export type FactOf<Kind extends Fact['kind']> = Extract<Fact, { kind: Kind }> & {
   readonly round: number

@@ -23,8 +23,9 @@ type Findings = Generator<[round: number | undefined, what: string]>
 const promises = {
   'every 202 is in the log exactly once, and its receipt verifies': loggedOnce,
   'the log is one tree that only ever grew': oneTree,
-  'every 202 is delivered, with the right bytes and a signature': delivered,
+  'every 202 is delivered or abandoned, with the right bytes and a signature': delivered,
   'nothing is delivered that is not in the log': nothingUnlogged,
+  'no tenant gets a byte of another': nothingForeign,
   'what got no 202 is wholly there or wholly absent': wholeOrAbsent,
   'one post is at most one message': oneMessage,
   'every leaf has one cause': nothingElse,
@@ -83,9 +84,11 @@ function* oneTree({ receipts, log }: Evidence): Findings {
   }
 }
 
-function* delivered({ receipts, facts, keys }: Evidence): Findings {
+function* delivered({ receipts, facts, keys, messages }: Evidence): Findings {
   const arrived = new Map<string, Set<string>>() // message -> bodies
-  for (const { round, message, body, headers } of factsOf(facts, 'arrived')) {
+  const taken = new Set<string>()
+  for (const { round, message, body, headers, taken: answered } of factsOf(facts, 'arrived')) {
+    if (answered) taken.add(message)
     const bytes = Buffer.from(body, 'base64')
     arrived.set(message, (arrived.get(message) ?? new Set()).add(bytes.toString()))
     const key = keys.get(headers['webhook-key-id'] ?? '')
@@ -98,8 +101,14 @@ function* delivered({ receipts, facts, keys }: Evidence): Findings {
   }
   for (const { round, post, receipt } of receipts) {
     const bodies = [...(arrived.get(receipt.message) ?? [])]
-    if (bodies.length === 0) yield [round, `post ${post} (${receipt.message}) never arrived`]
-    else if (bodies.length > 1 || bodies[0] !== canonicalPayload(post))
+    const states = messages
+      .get(receipt.message)
+      ?.deliveries.map(({ state }) => state)
+      .join()
+    if (states === 'delivered' && !taken.has(receipt.message))
+      yield [round, `post ${post} (${receipt.message}) is called delivered, and nobody took it`]
+    if (bodies.length === 0 && states !== 'abandoned') yield [round, `post ${post} (${receipt.message}) never arrived`]
+    else if (bodies.length > 1 || (bodies.length === 1 && bodies[0] !== canonicalPayload(post)))
       yield [round, `${receipt.message} arrived as other bytes`]
   }
 }
@@ -112,6 +121,24 @@ function* nothingUnlogged({ receipts, facts, log }: Evidence): Findings {
     const statement = headers['webhook-receipt']?.split('.')[1] ?? ''
     if (!places.has(entryOf(statement))) yield [round, `${message} arrived with a receipt that is not in the log`]
     else if (!states(statement, message, body)) yield [round, `${message} arrived with the receipt of another message`]
+  }
+}
+
+function* nothingForeign({ facts, tenants, trespasses }: Evidence): Findings {
+  const owners = new Map(factsOf(facts, 'posted').map(({ post, tenant }) => [canonicalPayload(post), tenant]))
+  for (const { round, message, tenant, body, headers } of factsOf(facts, 'arrived')) {
+    const bytes = Buffer.from(body, 'base64').toString()
+    const owner = owners.get(bytes)
+    if (owner !== undefined && owner !== tenant) yield [round, `${message} of ${owner} arrived at ${tenant}`]
+    const statement = Buffer.from(headers['webhook-receipt']?.split('.')[1] ?? '', 'base64url').toString()
+    const all = [bytes, statement, ...Object.values(headers)]
+    for (const other of tenants.filter(({ name }) => name !== tenant)) {
+      const trace = [other.name, ...other.ids].find((mark) => all.some((text) => text.includes(mark)))
+      if (trace !== undefined) yield [round, `${message} brought ${trace} of ${other.name} to ${tenant}`]
+    }
+  }
+  for (const { by, path, status } of trespasses) {
+    if (status !== 404) yield [undefined, `${by} asked for ${path} of another tenant, and was answered ${status}`]
   }
 }
 
@@ -132,7 +159,8 @@ function* wholeOrAbsent({ receipts, facts, log, messages }: Evidence): Findings 
     const payload = Buffer.from(canonicalJson(known.payload)).toString()
     if (payload !== canonicalPayload(post)) yield [round, `${message} is kept with another payload`]
     const states = known.deliveries.map(({ state }) => state)
-    if (states.join() !== 'delivered') yield [round, `${message} has deliveries [${states}], not one delivered`]
+    if (!['delivered', 'abandoned'].includes(states.join()))
+      yield [round, `${message} has deliveries [${states}], not one that is over`]
     const code = absent.get(post)
     if (code !== undefined && code !== 'outcome_unknown' && !retried.has(post)) {
       yield [round, `post ${post} was refused as ${code}, and is ${message} all the same`]
@@ -159,10 +187,10 @@ function* nothingElse({ log, messages, firstLeaf, calls }: Evidence): Findings {
   }
 }
 
-/** A relay may end itself while it opens, if its database is killed then: its supervisor starts another. */
+/** A relay may end itself while it opens, if its database is gone then: its supervisor starts another. */
 function* neverGivesUp({ facts }: Evidence): Findings {
-  for (const { round, exitCode, said, opening } of factsOf(facts, 'exited')) {
-    if (!opening) yield [round, `the relay exited with ${exitCode} without being killed: ${said}`]
+  for (const { round, name, exitCode, said, opening, asked } of factsOf(facts, 'exited')) {
+    if (!opening && !asked) yield [round, `${name} exited with ${exitCode} without being killed: ${said}`]
   }
   for (const { round, post, status, code } of factsOf(facts, 'refused')) {
     if (status !== 503) yield [round, `post ${post} was answered ${status} ${code}`]

@@ -1,19 +1,38 @@
 /**
- * What a crash drill kills, and when. All of it comes from the seed, so a round that failed can be named and its
+ * What a crash drill strikes, and when. All of it comes from the seed, so a round that failed can be named and its
  * schedule run again. The moments are moments of real time: the schedule repeats, the interleaving does not.
  */
 
-export const targets = ['relay', 'postmaster', 'both', 'relay then postmaster', 'backend'] as const
+export const targets = [
+  // kill -9
+  'relay', // any of them
+  'postmaster',
+  'owner and postmaster', // the relay that runs PostgreSQL dies with it
+  'owner then postmaster',
+  'backend',
+  // The supervisor asks, in the middle of a burst.
+  'terminate',
+  // The network between PostgreSQL and the relays that do not run it.
+  'network cut',
+  'commit lost', // cut instead of delivering a COMMIT
+  'commit unanswered', // COMMIT delivered and done, its answer cut off
+  // No room for another byte in DATA_DIR.
+  'disk full',
+  // A tenant's receiver answers 500, resets or is silent.
+  'receiver outage',
+] as const
 export type Target = (typeof targets)[number]
 
-/** One kill -9. */
+/** One fault. */
 export interface Strike {
   readonly target: Target
-  /** After the load flows or, for the second strike of a round, after the first. */
+  /** After the load flows or, for the second strike of a round, after the first is over. */
   readonly afterMs: number
-  /** Between the relay and the postmaster, where they die one after the other. */
+  /** Between the owner and the postmaster, where they die one after the other. */
   readonly gapMs: number
-  /** Which backend, where one dies: 0 is the first, anything below 1 the last. */
+  /** How long it lasts, where it is no single moment. */
+  readonly lastsMs: number
+  /** Which one, where there are several: 0 is the first, anything below 1 the last. */
   readonly pick: number
 }
 
@@ -39,6 +58,7 @@ export function planRounds(count: number, seed: number): Round[] {
     target: deal(),
     afterMs: between(least, most),
     gapMs: between(1, 8),
+    lastsMs: between(200, 1_000),
     pick: random(),
   })
   return Array.from({ length: count }, (_, i) => {

@@ -1,48 +1,51 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import type { Fleet } from './fleet.ts'
 import type { Ledger } from './ledger.ts'
-import type { RelayProcess } from './relay-process.ts'
+import { type Tenant, type TenantName, tenantNames } from './tenants.ts'
 
 /** How long a vendor waits after anything but a 202. Real ones wait longer; these are here to make load. */
 const backoffMs = 50
 const answerWithinMs = 40_000
-
-export interface Route {
-  readonly path: string
-  readonly ingestKey: string
-}
+/** Between two posts of one vendor. A drill is about faults; with hundreds of rounds, it must end. */
+const restMs = 20
 
 /**
- * Vendors post over HTTP, each one request at a time and every payload unlike all others. Every third post has an
+ * Vendors of all tenants post over HTTP, each one request at a time, to one relay after the other, and every payload unlike
+ * all others. Every third post has an
  * Idempotency-Key and is sent until it is accepted; every twelfth also twice at once, by a vendor with two processes.
  * One without a key is sent once and given up on, as it could be accepted twice otherwise. All drop everything, and note
  * nothing more, when the drill is `over`.
  */
 export function startVendors(
   count: number,
-  relay: RelayProcess,
-  route: Route,
+  fleet: Fleet,
+  tenants: readonly Tenant[],
   ledger: Ledger,
   over: AbortSignal,
 ): { stop(): Promise<void> } {
   let posts = 0
+  let turns = 0
   let stopping = false
 
   async function vendor(): Promise<void> {
     while (!stopping && !over.aborted) {
       const post = ++posts
       const key = post % 3 === 0 ? `order-${post}` : null
-      ledger.note({ kind: 'posted', post, key })
+      ledger.note({ kind: 'posted', post, tenant: tenantOf(post), key })
       if (key !== null && post % 12 === 0) void (await Promise.all([send(post, key), send(post, key)]))
       while (!(await send(post, key))) {
         await delay(backoffMs)
         if (key === null || over.aborted) break
       }
+      await delay(restMs)
     }
   }
 
   async function send(post: number, key: string | null): Promise<boolean> {
+    const route = tenants.find(({ name }) => name === tenantOf(post))
+    if (route === undefined) throw new Error(`post ${post} is nobody's`)
     try {
-      const response = await fetch((await relay.url()) + route.path, {
+      const response = await fetch((await fleet.front(turns++)) + route.path, {
         method: 'POST',
         headers: {
           authorization: `Bearer ${route.ingestKey}`,
@@ -78,8 +81,13 @@ export function startVendors(
 
 /** The payload of a post as its vendor spells it, and as RFC 8785 does, which is how it must arrive. */
 export const spelledPayload = (post: number): string =>
-  `{ "post": ${post}, "note": "${padding(post)}", "caf\\u00e9": [1.50, 1e3] }`
-export const canonicalPayload = (post: number): string => `{"café":[1.5,1000],"note":"${padding(post)}","post":${post}}`
+  `{ "tenant": "${tenantOf(post)}", "post": ${post}, "note": "${padding(post)}", "caf\\u00e9": [1.50, 1e3] }`
+export const canonicalPayload = (post: number): string =>
+  `{"café":[1.5,1000],"note":"${padding(post)}","post":${post},"tenant":"${tenantOf(post)}"}`
+
+/** Whose post it is. Twelve in a row, so that each tenant has some of every kind. */
+export const tenantOf = (post: number): TenantName =>
+  tenantNames[Math.floor(post / 12) % tenantNames.length] ?? tenantNames[0]
 
 /** From nothing to 2 KiB. */
 const padding = (post: number): string => '€uro '.repeat((post * 37) % 300)

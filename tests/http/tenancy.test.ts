@@ -3,6 +3,7 @@
  * a stranger, what exists and what never existed answer alike, down to the headers.
  */
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { makeExport } from '../support/export.ts'
 import { Receiver } from '../support/receiver.ts'
 import { adminKey, TestRelay, type TestTenant } from '../support/relay.ts'
 
@@ -32,6 +33,11 @@ const rights = `
   POST   /v1/tenants/{tenant}/api-keys             admin tenant
   GET    /v1/tenants/{tenant}/api-keys             admin tenant
   DELETE /v1/tenants/{tenant}/api-keys/{key}       admin tenant
+  POST   /v1/tenants/{tenant}/exports              admin tenant export
+  GET    /v1/tenants/{tenant}/exports              admin tenant export
+  GET    /v1/tenants/{tenant}/exports/{export}     admin tenant export
+  GET    /v1/tenants/{tenant}/exports/{export}/file admin tenant export
+  DELETE /v1/tenants/{tenant}/exports/{export}     admin tenant export
   POST   /v1/sources/{source}/messages             ingest
   POST   /in/{token}                               ingest
   GET    /v1/messages/{message}                    admin tenant
@@ -79,6 +85,7 @@ type Name =
   | 'url'
   | 'token'
   | 'endpoint'
+  | 'export'
   | 'key'
   | 'message'
   | 'delivery'
@@ -98,6 +105,7 @@ const bodies: Record<string, (names: Names) => object> = {
   'PATCH /v1/tenants/{tenant}/endpoints/{endpoint}': () => ({ name: 'renamed' }),
   'POST /v1/tenants/{tenant}/endpoints/{endpoint}/pause': () => ({ reason: 'maintenance' }),
   'POST /v1/tenants/{tenant}/api-keys': ({ source }) => ({ name: 'another', role: 'ingest', source }),
+  'POST /v1/tenants/{tenant}/exports': () => ({}),
   'POST /v1/sources/{source}/messages': () => ({ posted: true }),
   'POST /v1/tenants/{tenant}/replays': replayWish,
   'POST /v1/verify': () => ({ receipt: {} }),
@@ -276,6 +284,7 @@ async function furnish(name: string): Promise<Furnished> {
   const { source } = tenant
   const { id: url, url: href } = await makeUrl(tenant.id, source)
   const token = href.split('/').at(-1) ?? ''
+  const { id: finished } = await makeExport(relay, tenant.id)
   const delivery = await deliveryOf(body.message)
   const replay = await makeReplay({ tenant: tenant.id, endpoint })
   const names = {
@@ -284,6 +293,7 @@ async function furnish(name: string): Promise<Furnished> {
     url,
     token,
     endpoint,
+    export: finished,
     key: made.id,
     message: body.message,
     delivery,
@@ -339,6 +349,7 @@ async function freshNames({ id, names }: Furnished, { method, path }: (typeof ro
     const { id: endpoint } = await relay.make(`/v1/tenants/${id}/endpoints`, wish)
     return { ...names, endpoint }
   }
+  if (path.includes('{export}')) return { ...names, export: (await makeExport(relay, id)).id }
   if (path.includes('/sources/{source}') && path.includes('{tenant}')) {
     const { id: source } = await relay.make(`/v1/tenants/${id}/sources`, { name: 'spare' })
     return { ...names, source, url: (await makeUrl(id, source)).id }
@@ -355,6 +366,7 @@ const prefixes: Record<string, string> = {
   endpoint: 'ep',
   key: 'key',
   message: 'msg',
+  export: 'exp',
   delivery: 'dlv',
   replay: 'rpl',
 }

@@ -1,11 +1,18 @@
 import { randomBytes } from 'node:crypto'
 import pino from 'pino'
 import { inject } from 'vitest'
-import { type Connection, openDatabase, openSession, relayRole, type Session } from '../../src/adapters/database.ts'
+import {
+  type ConnectionParts,
+  openDatabase,
+  openSession,
+  relayRole,
+  type Session,
+  urlOf,
+} from '../../src/adapters/database.ts'
 import type { Database, Param } from '../../src/ports/database.ts'
 
 /** A connection by parts, so that a test can put another database, or a proxy's port, in. */
-export type ServerConnection = Exclude<Connection, { connectionString: string }>
+export type ServerConnection = ConnectionParts
 
 export interface TestDatabase {
   readonly connection: ServerConnection
@@ -71,10 +78,4 @@ async function inSession<T>(connection: ServerConnection, work: (session: Sessio
   } finally {
     await session.close()
   }
-}
-
-/** A socket folder goes into the query, where pg and libpq look for it. */
-export function urlOf({ host, port = 5432, user, password, database }: ServerConnection): string {
-  const parameters = new URLSearchParams({ host, port: String(port) })
-  return `postgresql://${user}:${encodeURIComponent(password)}@/${database}?${parameters}`
 }
