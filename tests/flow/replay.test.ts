@@ -24,7 +24,7 @@ let tenant: TestTenant
 let endpoint: string
 
 beforeEach(async () => {
-  relay = await TestRelay.start({ retrySchedule: [1000] })
+  relay = await TestRelay.start({ retrySchedule: [1000], upkeepMs: 3_600_000 })
   receiver = await Receiver.start()
   tenant = await relay.makeTenant()
   endpoint = (await relay.makeEndpoint(tenant, receiver.url)).id
@@ -144,6 +144,22 @@ test('a replay that is cancelled makes nothing more, and says so once', async ()
   expect(await cancel()).toMatchObject({ body: { state: 'cancelled', replayed: 1 } })
   expect(await kinds()).toMatchObject({ 'replay.cancelled': 1, 'delivery.replayed': 1 })
   expect(await kinds()).not.toHaveProperty('replay.finished')
+})
+
+test('what has no payload any more is skipped, and counted', async () => {
+  const retention = { payload_days: 30 }
+  expect(await relay.call('PATCH', `/v1/tenants/${tenant.id}`, { body: { retention } })).toMatchObject({ status: 200 })
+  await abandon(2)
+  const [expired] = await list('abandoned')
+  relay.clock.advance(31 * 86_400_000)
+  const [message] = await abandon(1)
+  receiver.answer = (_arrived, response) => response.writeHead(204).end()
+  expect(await request({ ...everything(), dry_run: true })).toMatchObject({ body: { deliveries: 1, skipped: 2 } })
+  expect(await call('POST', `/v1/deliveries/${expired?.id}/redeliver`)).toMatchObject({ status: 409 })
+  const { body: asked } = await request(everything())
+  await expect.poll(() => read(asked.id)).toMatchObject({ state: 'finished', found: 3, replayed: 1, skipped: 2 })
+  await expect.poll(() => list('delivered')).toMatchObject([{ message }])
+  expect(await kinds()).toMatchObject({ 'delivery.replayed': 1, 'delivery.skipped': 2 })
 })
 
 test('everything undelivered is listed in pages that neither skip nor repeat', async () => {
