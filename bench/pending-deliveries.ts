@@ -72,9 +72,9 @@ interface Queue {
 }
 
 const insertPending = `
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, waits_for, attempts)
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, expires_at, next_attempt_at, waits_for, attempts)
   select 'dlv_' || lpad(i::text, 26, '0'), 'ten_bench', 'msg_' || lpad(i::text, 26, '0'), 'ep_' || i / 10 % ${endpoints},
-         now() + interval '1 day' + i * interval '1 millisecond', case when i % 10 <> 0 then 'endpoint' end, '[]'
+         now() + interval '12 months', now() + interval '1 day' + i * interval '1 millisecond', case when i % 10 <> 0 then 'endpoint' end, '[]'
     from generate_series($1::bigint, $2::bigint) as i`
 const insertBacklogs = `
   insert into endpoint_backlogs (endpoint_id, tenant_id, drain_at)

@@ -179,8 +179,9 @@ export async function assemble(adapters: Adapters, options: RelayOptions): Promi
   const gate = new SourceGate({ database, dataKeys, clock, logger, observer })
   const guard = new EgressGuard({ allow: options.egressAllow, resolve: options.resolve })
   const endpoints = new Endpoints({ database, acts, dataKeys, guard, clock, ids, administration })
+  const expiry = new Expiry(directory, partitions)
   const worker = new DeliveryWorker({
-    ...{ database, sequencer, keyring, dataKeys, directory, clock, ids, issuer, logger, observer, random },
+    ...{ database, sequencer, keyring, dataKeys, directory, expiry, clock, ids, issuer, logger, observer, random },
     client: new OutboundClient({ guard, clock, connectionsPerOrigin: hostConcurrency }),
     schedule: options.retrySchedule,
     concurrency: options.deliveryConcurrency,
@@ -188,7 +189,6 @@ export async function assemble(adapters: Adapters, options: RelayOptions): Promi
     pollMs: options.pollMs ?? 1000,
     forwards: role !== 'ingress',
   })
-  const expiry = new Expiry(directory, partitions)
   const append = appending({ issuer, database, keyring, dataKeys, expiry, sequencer, worker })
   const notices = new Notices({ append, clock, ids })
   const heads = new TenantHeads({ database, sequencer, clock, issuer })
@@ -202,7 +202,7 @@ export async function assemble(adapters: Adapters, options: RelayOptions): Promi
     ...{ database, sequencer, dataKeys, objectStore, clock, ids, issuer },
     onRequested: () => exporter.wake(),
   })
-  const deliveries = new Deliveries({ database, dataKeys })
+  const deliveries = new Deliveries({ database, dataKeys, clock })
   const replays = new Replays({ database, acts, endpoints, clock, ids })
   const replayRun = new ReplayRun({
     ...{ database, sequencer, replays, clock, ids, issuer, logger, pollMs: options.pollMs ?? 1000 },

@@ -186,7 +186,7 @@ export class Relay {
   }
 
   deliveriesOf(message: StoredMessage): Promise<DeliveryRow[]> {
-    return deliveriesOf(this.#adapters.database, message.id)
+    return deliveriesOf(this.#adapters.database, message)
   }
 
   /** Erases a tenant, and gives up on what it is still owed. Should that be cut short, the next look at retention goes on. */
@@ -202,7 +202,7 @@ export class Relay {
     const { database } = this.#adapters
     const message = await findMessage(database, id)
     if (message?.tenantId !== tenantId) return []
-    return [message.leafIndex, ...(await leavesOfDeliveries(database, id))]
+    return [message.leafIndex, ...(await leavesOfDeliveries(database, message))]
   }
 
   verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {

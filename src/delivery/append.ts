@@ -31,11 +31,11 @@ export function appending({ issuer, database, keyring, dataKeys, expiry, sequenc
     const draft = draftReceipt({ message: message.id }, signed, keyring)
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
-    const kept = { message, sealed, ...(await expiry.of(message)) }
+    const kept = { message, sealed, ...(await expiry.ofMessage(message)) }
     const place = await sequencer.append({
       stated,
       signed,
-      effects: [bind(storeMessages, kept), bind(worker.owe, { message, signed, audience })],
+      effects: [bind(storeMessages, kept), bind(worker.owe, { message, expiresAt: kept.expiresAt, signed, audience })],
     })
     return { draft, place }
   }

@@ -1,5 +1,6 @@
 import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
+import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { answerContext, findAnswers } from './answer-store.ts'
 import type { AttemptRecord } from './delivery.ts'
@@ -18,30 +19,33 @@ export interface AnsweredDelivery extends DeliveryRow {
 export class Deliveries {
   readonly #database: Database
   readonly #dataKeys: DataKeys
+  readonly #clock: Clock
 
-  constructor({ database, dataKeys }: { database: Database; dataKeys: DataKeys }) {
+  constructor({ database, dataKeys, clock }: { database: Database; dataKeys: DataKeys; clock: Clock }) {
     this.#database = database
     this.#dataKeys = dataKeys
+    this.#clock = clock
   }
 
   list(filter: DeliveryFilter): Promise<DeliveryRow[]> {
-    return listDeliveries(this.#database, filter)
+    return listDeliveries(this.#database, filter, this.#clock.now())
   }
 
   /** A delivery of this tenant, or `not_found`; null asks as the deployment's administrator. */
   async get(tenantId: string | null, id: string): Promise<DeliveryRow> {
-    const delivery = await findDelivery(this.#database, id)
+    const delivery = await findDelivery(this.#database, id, this.#clock.now())
     if (delivery === undefined || (tenantId !== null && delivery.tenantId !== tenantId))
       throw new RelayError('not_found')
     return delivery
   }
 
-  /** With the answers that were kept. */
+  /** With the answers that are kept. */
   async answered(delivery: DeliveryRow): Promise<AnsweredDelivery> {
     const { id, tenantId, attempts } = delivery
     const sealed = await findAnswers(
       this.#database,
       attempts.map((attempt) => attempt.leaf_index),
+      this.#clock.now(),
     )
     const dataKey = await this.#dataKeys.get(this.#database, tenantId)
     const byLeaf = new Map(sealed.map((answer) => [answer.leafIndex, answer.sealed]))

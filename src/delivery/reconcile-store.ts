@@ -28,9 +28,10 @@ export async function owedRange(tx: Tx, batches: number): Promise<OwedRange | un
 }
 
 const countFound = `
-  with owing as materialized (select id from messages where leaf_index between $1 and $2)
+  with owing as materialized (select id, expires_at from messages where leaf_index between $1 and $2)
   select ((select count(*) from owing join deliveries on message_id = owing.id and replay is null)
-        + (select count(*) from owing join settled_deliveries on message_id = owing.id and replay is null)) as found`
+        + (select count(*) from owing join settled_deliveries settled on message_id = owing.id and settled.expires_at = owing.expires_at
+                                                        and replay is null)) as found`
 
 /** How many deliveries, pending or settled, the messages of these leaves have. */
 export async function countDeliveries(tx: Tx, { firstLeaf, lastLeaf }: OwedRange): Promise<number> {

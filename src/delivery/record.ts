@@ -6,6 +6,7 @@ import { type AuditEvent, state } from '../log/statement.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { type Bound, bind, type Effect } from '../ports/effect.ts'
+import type { Expiry } from '../tenant/expiry.ts'
 import { abandonments } from './abandonment.ts'
 import { answerContext, insertAnswers, type SealedAnswer } from './answer-store.ts'
 import type { Claims } from './claims.ts'
@@ -35,6 +36,7 @@ export type AbandonReason = 'schedule_exhausted' | 'gone' | 'endpoint_deleted'
 export class Recorder {
   readonly #database: Database
   readonly #dataKeys: DataKeys
+  readonly #expiry: Expiry
   readonly #sequencer: Sequencer
   readonly #claims: Claims
   readonly #clock: Clock
@@ -45,6 +47,7 @@ export class Recorder {
   constructor(parts: {
     database: Database
     dataKeys: DataKeys
+    expiry: Expiry
     sequencer: Sequencer
     claims: Claims
     clock: Clock
@@ -53,6 +56,7 @@ export class Recorder {
   }) {
     this.#database = parts.database
     this.#dataKeys = parts.dataKeys
+    this.#expiry = parts.expiry
     this.#sequencer = parts.sequencer
     this.#claims = parts.claims
     this.#clock = parts.clock
@@ -76,7 +80,7 @@ export class Recorder {
       bind(this.#attempts, {
         delivery,
         record: { number, at: at.toISOString(), ...facts, ...phasesOf(outcome) },
-        sealedHead: await this.#sealHead(delivery, attempt),
+        head: await this.#sealHead(delivery, attempt),
         // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
         nextAttemptAt: last ? this.#leaseEnd(delivery) : (next ?? null),
       }),
@@ -91,7 +95,7 @@ export class Recorder {
   readonly #attempts: Effect<{
     delivery: ClaimedDelivery
     record: Omit<AttemptRecord, 'leaf_index'>
-    sealedHead: Uint8Array | undefined
+    head: Omit<SealedAnswer, 'leafIndex'> | undefined
     nextAttemptAt: Date | null
   }> = {
     write: async (tx, rows) => {
@@ -102,8 +106,8 @@ export class Recorder {
           return { id, claim, nextAttemptAt, record: { ...record, leaf_index: leafIndex } }
         }),
       )
-      const answers = rows.flatMap(({ row: { delivery, sealedHead }, leafIndex }): SealedAnswer[] =>
-        sealedHead === undefined ? [] : [{ leafIndex, tenantId: delivery.tenantId, sealed: sealedHead }],
+      const answers = rows.flatMap(({ row: { head }, leafIndex }) =>
+        head === undefined ? [] : [{ ...head, leafIndex }],
       )
       if (answers.length > 0) insertAnswers(tx, answers)
       const settled = rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery)
@@ -115,12 +119,13 @@ export class Recorder {
   /** The beginning of the answer, where the tenant will want to know what their receiver had to say. */
   async #sealHead(
     { tenantId, id }: ClaimedDelivery,
-    { number, outcome }: MadeAttempt,
-  ): Promise<Uint8Array | undefined> {
+    { number, at, outcome }: MadeAttempt,
+  ): Promise<Omit<SealedAnswer, 'leafIndex'> | undefined> {
     const { kind, answer } = outcome
     if (kind === 'delivered' || answer === undefined || answer.head.length === 0) return undefined
     const dataKey = await this.#dataKeys.get(this.#database, tenantId)
-    return dataKey.seal(answer.head, answerContext(tenantId, id, number))
+    const sealed = dataKey.seal(answer.head, answerContext(tenantId, id, number))
+    return { tenantId, sealed, expiresAt: await this.#expiry.ofAnswer(tenantId, at) }
   }
 
   /** Appends to the log until it is there, or until the lease ends and the delivery is somebody else's to record. */

@@ -103,8 +103,8 @@ export class ReplayRun {
       const again = rows
         .map(({ row }) => row)
         .filter(({ delivery }) => !delivery.gone)
-        .map(({ replay: { id: replay, tenantId, endpointId }, delivery: { messageId }, id }) => {
-          return { id, tenantId, endpointId, messageId, replay }
+        .map(({ replay: { id: replay, tenantId, endpointId }, delivery: { messageId, expiresAt }, id }) => {
+          return { id, tenantId, endpointId, messageId, expiresAt, replay }
         })
       if (again.length > 0) owe(tx, again, this.#parts.clock.now())
       advanceReplays(

@@ -1,5 +1,5 @@
 import { idsFrom } from '../message/id.ts'
-import { int8Array, type Transaction, type Tx, textArray } from '../ports/database.ts'
+import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 import type { DeliveryState } from './store.ts'
 
 /** Which settled deliveries are to be made again: of messages accepted from `from` to before `to`. */
@@ -75,11 +75,12 @@ export async function countInRange(tx: Tx, range: ReplayRange, now: Date): Promi
 }
 
 const selectPage = `
-  select d.id, d.message_id as "messageId", p.leaf_index is null as gone ${settledInRange} order by d.id limit $10`
+  select d.id, d.message_id as "messageId", d.expires_at as "expiresAt", p.leaf_index is null as gone ${settledInRange} order by d.id limit $10`
 
 export interface ReplayableDelivery {
   readonly id: string
   readonly messageId: string
+  readonly expiresAt: Date
   /** Its payload has expired. */
   readonly gone: boolean
 }
@@ -148,13 +149,16 @@ export interface ReplayedDelivery {
   readonly tenantId: string
   readonly messageId: string
   readonly endpointId: string
+  /** When its message expires. */
+  readonly expiresAt: Date
   /** What its receiver reads in `webhook-replay`. */
   readonly replay: string
 }
 
 const insertRows = `
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, replay, next_attempt_at, waits_for)
-  select *, $6::timestamptz, 'endpoint' from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])`
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, replay, expires_at, next_attempt_at, waits_for)
+  select *, $7::timestamptz, 'endpoint'
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`
 
 export const insertReplayed = (tx: Transaction, rows: readonly ReplayedDelivery[], now: Date): void =>
   tx.send(insertRows, [
@@ -163,6 +167,7 @@ export const insertReplayed = (tx: Transaction, rows: readonly ReplayedDelivery[
     textArray(rows.map((row) => row.messageId)),
     textArray(rows.map((row) => row.endpointId)),
     textArray(rows.map((row) => row.replay)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
     now,
   ])
 

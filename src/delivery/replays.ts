@@ -51,10 +51,13 @@ export class Replays {
     const { id: repeated, tenantId, messageId, endpointId, state } = delivery
     if (state === 'pending') throw notReplayable('It is pending: it will be attempted by itself.')
     const now = clock.now()
-    const expiresAt = (await findMessage(database, messageId))?.payloadExpiresAt
-    if (!expiresAt || expiresAt <= now) throw notReplayable('Its payload is kept no longer.')
+    const message = await findMessage(database, messageId)
+    if (!message?.payloadExpiresAt || message.payloadExpiresAt <= now) {
+      throw notReplayable('Its payload is kept no longer.')
+    }
     await endpoints.get(tenantId, endpointId)
-    const again = { id: ids.make('dlv', now), tenantId, messageId, endpointId, replay: repeated }
+    const { expiresAt } = message
+    const again = { id: ids.make('dlv', now), tenantId, messageId, endpointId, expiresAt, replay: repeated }
     const facts = {
       sub: again.id,
       tenant: tenantId,

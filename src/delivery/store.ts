@@ -1,3 +1,4 @@
+import type { StoredMessage } from '../message/store.ts'
 import { int8Array, type Transaction, type Tx, textArray, timestamptzArray } from '../ports/database.ts'
 import type { ClaimedRow } from './claim-store.ts'
 import type { AttemptRecord } from './delivery.ts'
@@ -7,6 +8,8 @@ export interface NewDelivery {
   tenantId: string
   messageId: string
   endpointId: string
+  /** When its message expires. */
+  expiresAt: Date
   nextAttemptAt: Date
   /** The process that attempts it; null if it goes into its endpoint's backlog. */
   claim: string | null
@@ -22,11 +25,11 @@ export interface OwedBatch {
 
 // One statement for both: a batch must not pay for its own bookkeeping with a statement more.
 const insertRows = `
-  with owed as (insert into owed_deliveries (first_leaf, last_leaf, deliveries, owed_at) values ($7, $8, $9, $10))
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim, waits_for)
+  with owed as (insert into owed_deliveries (first_leaf, last_leaf, deliveries, owed_at) values ($8, $9, $10, $11))
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, expires_at, next_attempt_at, claim, waits_for)
   select *, case when claim is null then 'endpoint' end
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
-      as owed_now (id, tenant_id, message_id, endpoint_id, next_attempt_at, claim)`
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text[])
+      as owed_now (id, tenant_id, message_id, endpoint_id, expires_at, next_attempt_at, claim)`
 
 export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[], batch: OwedBatch): void =>
   tx.send(insertRows, [
@@ -34,6 +37,7 @@ export const insertDeliveries = (tx: Transaction, rows: readonly NewDelivery[], 
     textArray(rows.map((row) => row.tenantId)),
     textArray(rows.map((row) => row.messageId)),
     textArray(rows.map((row) => row.endpointId)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
     timestamptzArray(rows.map((row) => row.nextAttemptAt)),
     textArray(rows.map((row) => row.claim)),
     batch.firstLeaf,
@@ -51,14 +55,14 @@ export interface OrderedDelivery extends Omit<NewDelivery, 'claim'> {
 // The lock of the head makes batches one after the other, those that settle deliveries included: so whoever finds no
 // older one here is the first, and nobody can settle the older one unseen.
 const insertOrderedRows = `
-  insert into deliveries (id, tenant_id, message_id, endpoint_id, next_attempt_at, order_key, position, waits_for)
+  insert into deliveries (id, tenant_id, message_id, endpoint_id, expires_at, next_attempt_at, order_key, position, waits_for)
   select owed.*,
          case when lag(id) over (partition by endpoint_id, order_key order by position, id) is null
                and not exists (select from deliveries older
                                 where older.endpoint_id = owed.endpoint_id and older.order_key = owed.order_key)
               then 'endpoint' else 'turn' end
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
-      as owed (id, tenant_id, message_id, endpoint_id, next_attempt_at, order_key, position)`
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::bigint[])
+      as owed (id, tenant_id, message_id, endpoint_id, expires_at, next_attempt_at, order_key, position)`
 
 /** For endpoints that keep an order: the oldest of each key goes into the backlog, the others wait for their turn. */
 export const insertOrdered = (tx: Transaction, rows: readonly OrderedDelivery[]): void =>
@@ -67,6 +71,7 @@ export const insertOrdered = (tx: Transaction, rows: readonly OrderedDelivery[])
     textArray(rows.map((row) => row.tenantId)),
     textArray(rows.map((row) => row.messageId)),
     textArray(rows.map((row) => row.endpointId)),
+    timestamptzArray(rows.map((row) => row.expiresAt)),
     timestamptzArray(rows.map((row) => row.nextAttemptAt)),
     textArray(rows.map((row) => row.orderKey)),
     int8Array(rows.map((row) => row.position)),
@@ -80,7 +85,8 @@ export interface RecordedAttempt {
   nextAttemptAt: Date | null
 }
 
-/** Records attempts: what was delivered is settled, the rest falls due again. */
+/** Records attempts: what was delivered is settled, the rest falls due again. The month that settled rows go into is there:
+ *  it was made when the message was accepted, and stays while anything is owed that expires in it. */
 export function recordAttempts(tx: Transaction, rows: readonly RecordedAttempt[]): void {
   const delivered = rows.filter((row) => row.nextAttemptAt === null)
   const failed = rows.filter((row) => row.nextAttemptAt !== null)
@@ -103,8 +109,8 @@ const settleDelivered = `
     delete from deliveries d
      using unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) as done (id, claim, attempts, record)
      where d.id = done.id and d.claim = done.claim and jsonb_array_length(d.attempts) = done.attempts
-    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.replay, d.attempts || done.record::jsonb)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, replay, attempts, state)
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.expires_at, d.replay, d.attempts || done.record::jsonb)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, expires_at, replay, attempts, state)
   select *, 'delivered' from delivered`
 
 const recordFailed = `
@@ -119,8 +125,8 @@ const settleAbandoned = `
     delete from deliveries d
      using unnest($1::text[], $2::bigint[]) as given_up (id, leaf_index)
      where d.id = given_up.id
-    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.replay, d.attempts, given_up.leaf_index)
-  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, replay, attempts, abandoned_leaf, state)
+    returning d.id, d.tenant_id, d.message_id, d.endpoint_id, d.expires_at, d.replay, d.attempts, given_up.leaf_index)
+  insert into settled_deliveries (id, tenant_id, message_id, endpoint_id, expires_at, replay, attempts, abandoned_leaf, state)
   select *, 'abandoned' from abandoned`
 
 /** Each with the leaf of the statement that it was given up. */
@@ -200,19 +206,21 @@ const settledColumns = `
 const selectByMessage = `
   select ${pendingColumns} from deliveries where message_id = $1
    union all
-  select ${settledColumns} from settled_deliveries where message_id = $1
+  select ${settledColumns} from settled_deliveries where message_id = $1 and expires_at = $2
    order by id`
 
-export const deliveriesOf = (tx: Tx, messageId: string): Promise<DeliveryRow[]> =>
-  tx.query(selectByMessage, [messageId])
+/** They expire with their message, which says in what month to look. */
+export const deliveriesOf = (tx: Tx, { id, expiresAt }: StoredMessage): Promise<DeliveryRow[]> =>
+  tx.query(selectByMessage, [id, expiresAt])
 
 const selectOne = `
   select ${pendingColumns} from deliveries where id = $1
    union all
-  select ${settledColumns} from settled_deliveries where id = $1`
+  select ${settledColumns} from settled_deliveries where id = $1 and expires_at > $2`
 
-export async function findDelivery(tx: Tx, id: string): Promise<DeliveryRow | undefined> {
-  const [row] = await tx.query<DeliveryRow>(selectOne, [id])
+/** Undefined if there is none, or it has expired. */
+export async function findDelivery(tx: Tx, id: string, now: Date): Promise<DeliveryRow | undefined> {
+  const [row] = await tx.query<DeliveryRow>(selectOne, [id, now])
   return row
 }
 
@@ -240,29 +248,30 @@ const listPending = `
 const listSettled = `
   select delivery.* ${ofEndpoints}
    cross join lateral (select ${settledColumns} from settled_deliveries
-                        where endpoint_id = endpoint.id and tenant_id = $1 and id > $3 and state = $5
+                        where endpoint_id = endpoint.id and tenant_id = $1 and id > $3 and state = $5 and expires_at > $6
                         order by id limit $4) as delivery
    order by delivery.id limit $4`
 
-export function listDeliveries(tx: Tx, { tenantId, endpointId, state, after, limit }: DeliveryFilter) {
+/** Those that have not expired. */
+export function listDeliveries(tx: Tx, { tenantId, endpointId, state, after, limit }: DeliveryFilter, now: Date) {
   const params = [tenantId, endpointId, after, limit]
   return state === 'pending'
     ? tx.query<DeliveryRow>(listPending, params)
-    : tx.query<DeliveryRow>(listSettled, [...params, state])
+    : tx.query<DeliveryRow>(listSettled, [...params, state, now])
 }
 
 const selectLeaves = `
   with owed as (
     select attempts, null::bigint as abandoned_leaf from deliveries where message_id = $1
      union all
-    select attempts, abandoned_leaf from settled_deliveries where message_id = $1)
+    select attempts, abandoned_leaf from settled_deliveries where message_id = $1 and expires_at = $2)
   select (attempt ->> 'leaf_index')::bigint as "leafIndex" from owed, jsonb_array_elements(attempts) as attempt
    union all
   select abandoned_leaf from owed where abandoned_leaf is not null`
 
 /** Where in the log everything stands that was stated about the deliveries of a message. */
-export async function leavesOfDeliveries(tx: Tx, messageId: string): Promise<number[]> {
-  const rows = await tx.query<{ leafIndex: number }>(selectLeaves, [messageId])
+export async function leavesOfDeliveries(tx: Tx, { id, expiresAt }: StoredMessage): Promise<number[]> {
+  const rows = await tx.query<{ leafIndex: number }>(selectLeaves, [id, expiresAt])
   return rows.map((row) => row.leafIndex)
 }
 

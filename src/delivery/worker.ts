@@ -10,6 +10,7 @@ import type { Effect } from '../ports/effect.ts'
 import type { Logger } from '../ports/logger.ts'
 import type { Observer } from '../ports/observer.ts'
 import type { Directory } from '../tenant/directory.ts'
+import type { Expiry } from '../tenant/expiry.ts'
 import type { Endpoint } from '../tenant/records.ts'
 import { Attempts } from './attempt.ts'
 import { allowanceOf } from './backlog.ts'
@@ -30,6 +31,7 @@ import { Wakeable } from './wakeable.ts'
 /** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
 export interface Owed {
   readonly message: Message
+  readonly expiresAt: Date
   readonly signed: SignedStatement
   readonly audience: Audience
 }
@@ -40,6 +42,7 @@ export interface WorkerParts {
   readonly keyring: Keyring
   readonly dataKeys: DataKeys
   readonly directory: Directory
+  readonly expiry: Expiry
   readonly client: OutboundClient
   readonly clock: Clock
   readonly ids: IdMaker
@@ -127,6 +130,7 @@ export class DeliveryWorker {
       const claimed: { delivery: ClaimedDelivery; endpoint: Endpoint; bytes: number }[] = []
       const reserve = this.#lanes.reserve()
       for (const { row, leafIndex } of rows) {
+        const { expiresAt } = row
         const { tenantId, id: messageId, value, payload } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
@@ -136,14 +140,14 @@ export class DeliveryWorker {
           const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId: endpoint.id }
           const orderKey = orderKeyOf(endpoint, value)
           if (orderKey !== null) {
-            ordered.push({ ...delivery, nextAttemptAt: now, orderKey, position: leafIndex })
+            ordered.push({ ...delivery, expiresAt, nextAttemptAt: now, orderKey, position: leafIndex })
           } else if (forwards && this.#flows(endpoint) && reserve(endpoint.id, payload.length)) {
             const cargo = { ...freight, endpoint }
             const held = { ...delivery, orderKey, replay: null, attempts: 0, claim, cargo }
             claimed.push({ delivery: held, endpoint, bytes: payload.length })
-            plain.push({ ...delivery, nextAttemptAt: leaseEndsAt, claim })
+            plain.push({ ...delivery, expiresAt, nextAttemptAt: leaseEndsAt, claim })
           } else {
-            plain.push({ ...delivery, nextAttemptAt: now, claim: null })
+            plain.push({ ...delivery, expiresAt, nextAttemptAt: now, claim: null })
           }
         }
       }

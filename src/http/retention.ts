@@ -32,11 +32,14 @@ const policy = {
       'Not shown any more, with the messages they accepted, and dropped with the month in which they expire; at most the ' +
       'months of the newest 256 leaves wait until their bundle of entries is full.',
   },
+  deliveries: 'What became of the deliveries of a message, and each of their attempts, goes with its message.',
+  answers: 'How a receiver answered an attempt that failed is kept as long as a payload, counted from the attempt.',
   idempotency_keys: { days: idempotencyDays },
   for_ever: [
     'entries: the SHA-256 of each statement, which its 16 random bytes make say nothing',
     'tiles and checkpoints',
     'public keys and their history',
+    'what replays of ranges were asked for, and how many deliveries they made',
     'the identifiers of tenants, and the leaf that says that one was erased',
   ],
   erasure: 'The data key of the tenant is destroyed: what it sealed cannot be read from that moment on.',

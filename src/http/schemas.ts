@@ -77,6 +77,8 @@ const kept = Type.Object({
 export const RetentionAnswer = Type.Object({
   payloads: kept,
   statements: kept,
+  deliveries: Type.String(),
+  answers: Type.String(),
   idempotency_keys: Type.Object({ days: Type.Integer() }),
   for_ever: Type.Array(Type.String()),
   erasure: Type.String(),

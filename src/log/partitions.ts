@@ -2,7 +2,7 @@ import { RelayError } from '../errors.ts'
 import { CommitUnknown, type Database, DatabaseUnavailable, type Tx } from '../ports/database.ts'
 
 /** What is kept for a time and then dropped by the month (src/migrations/0007_roles.sql). */
-export type Partitioned = 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
+export type Partitioned = 'statements' | 'messages' | 'payloads' | 'idempotency_keys' | 'settled_deliveries' | 'answers'
 
 /**
  * The monthly partitions that rows are written into, by the month in which they expire. They are made ahead of time; and

@@ -61,9 +61,11 @@ export class RetentionRun {
     const now = this.#clock.now()
     for (const retention of [leastRetention, ...(await this.#retentions())]) {
       for (const at of [now, new Date(now.getTime() + aheadMs)]) {
-        await this.#partitions.ready('payloads', payloadExpiry(at, retention))
+        for (const table of ['payloads', 'answers'] as const) {
+          await this.#partitions.ready(table, payloadExpiry(at, retention))
+        }
         await this.#partitions.ready('idempotency_keys', payloadExpiry(at, leastRetention)) // both are kept for 30 days
-        for (const table of ['messages', 'statements'] as const) {
+        for (const table of ['messages', 'settled_deliveries', 'statements'] as const) {
           await this.#partitions.ready(table, statementExpiry(at, retention))
         }
       }

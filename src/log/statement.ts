@@ -38,7 +38,7 @@ export type AuditEvent =
   /** `sub` is what was dropped: all of it that expired before `expired_before` (RFC 3339). */
   | {
       kind: 'retention.applied'
-      sub: 'statements' | 'messages' | 'payloads' | 'idempotency_keys'
+      sub: 'statements' | 'messages' | 'payloads' | 'idempotency_keys' | 'settled_deliveries' | 'answers'
       expired_before: string
       rows: number
       /** The leaves of the rows dropped lie between these; absent where there was none. */

@@ -16,6 +16,7 @@ create table deliveries (
   position        bigint,                         -- where order_key is not null: the leaf of the message, which is the order
   attempts        jsonb not null default '[]',
   replay          text collate "C",               -- what it was replayed by; null: owed when its message was accepted
+  expires_at      timestamptz not null,           -- its message's, for the row that it leaves when it is settled
   check ((order_key is null) = (position is null))
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);   -- every row dies young
 -- What waits for its endpoint or its turn is not in here: a backlog of millions costs a claim nothing.
@@ -62,9 +63,10 @@ create table owed_deliveries (
   owed_at    timestamptz not null
 );
 
--- What became of them. Written once.
+-- What became of them. Written once, kept as long as the message and partitioned like it (0004_messages.sql). An id is
+-- unique over all months because it comes here only by being deleted from the queue, where it is the key.
 create table settled_deliveries (
-  id          text collate "C" primary key,
+  id          text collate "C" not null,
   tenant_id   text collate "C" not null,
   message_id  text collate "C" not null,
   endpoint_id text collate "C" not null,
@@ -72,17 +74,22 @@ create table settled_deliveries (
   attempts    jsonb not null,
   replay      text collate "C",
   abandoned_leaf bigint,                          -- of the statement that it was given up
+  expires_at  timestamptz not null,
+  primary key (id, expires_at),
   check ((state = 'abandoned') = (abandoned_leaf is not null))
-);
+) partition by range (expires_at);
 create index settled_deliveries_by_message on settled_deliveries (message_id);
 create index settled_deliveries_by_endpoint on settled_deliveries (endpoint_id, state, id);
 
--- How answers to attempts that failed begin: at most 4 KiB each, sealed. The digest of the whole is in `attempts`.
+-- How answers to attempts that failed begin: at most 4 KiB each, sealed. The digest of the whole is in `attempts`. They
+-- are kept from the attempt on for as long as a payload; that a leaf is here once is as true as that it is given out once.
 create table answers (
-  leaf_index bigint primary key,                  -- of the statement of the attempt
+  leaf_index bigint not null,                     -- of the statement of the attempt
   tenant_id  text collate "C" not null,
-  sealed     bytea not null
-);
+  sealed     bytea not null,
+  expires_at timestamptz not null,
+  primary key (leaf_index, expires_at)
+) partition by range (expires_at);
 alter table answers alter column sealed set storage external;   -- sealed bytes do not compress
 
 -- Replays of ranges, one row each for ever. A running one is claimed as deliveries are: by moving `next_at`, as a lease.

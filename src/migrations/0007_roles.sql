@@ -46,7 +46,8 @@ grant usage, create on schema public to countersign_owner;
 -- the one row of the log that moves.
 grant select, insert, update, delete on all tables in schema public to countersign_relay;
 alter default privileges in schema public grant select, insert, update, delete on tables to countersign_relay;
-revoke update, delete on statements, messages, payloads, idempotency_keys, tiles, entry_bundles from countersign_relay;
+revoke update, delete on statements, messages, payloads, idempotency_keys, settled_deliveries, answers, tiles, entry_bundles
+  from countersign_relay;
 revoke delete on log, tenants, keys from countersign_relay;
 revoke insert, update, delete on schema_migrations from countersign_relay;
 
@@ -88,12 +89,14 @@ do $$
 declare
   relation text;
 begin
-  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles'] loop
+  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'settled_deliveries', 'answers',
+                                  'tiles', 'entry_bundles'] loop
     -- Row by row, since such a trigger also holds for a partition that is addressed by its own name.
     execute format('create trigger append_only before update or delete on %I for each row execute function refuse_change()', relation);
     execute format('alter table %I enable always trigger append_only', relation);
   end loop;
-  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles', 'log'] loop
+  foreach relation in array array['statements', 'messages', 'payloads', 'idempotency_keys', 'settled_deliveries', 'answers',
+                                  'tiles', 'entry_bundles', 'log'] loop
     execute format('create trigger never_empty before truncate on %I execute function refuse_change()', relation);
     execute format('alter table %I enable always trigger never_empty', relation);
     execute format('alter table %I owner to countersign_owner', relation);
@@ -103,6 +106,12 @@ $$;
 create trigger never_gone before delete on log for each row execute function refuse_change();
 alter table log enable always trigger never_gone;
 
+-- What is in monthly partitions.
+create function kept_for_a_time() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select array['statements', 'messages', 'payloads', 'idempotency_keys', 'settled_deliveries', 'answers']
+$$;
+
 -- Partitions: made by anyone who writes, dropped when their month is over. Nobody has rights on a partition itself, so
 -- they are reached through their table alone, with its policies.
 create function make_partition(parent text, month date) returns void
@@ -110,7 +119,7 @@ language plpgsql security definer set search_path = public, pg_temp as $$
 declare
   partition text := format('%s_%s', parent, to_char(month, 'YYYYMM'));
 begin
-  if parent not in ('statements', 'messages', 'payloads', 'idempotency_keys') or month <> date_trunc('month', month) then
+  if parent <> all (kept_for_a_time()) or month <> date_trunc('month', month) then
     raise invalid_parameter_value using message = format('no partition of %s begins at %s', parent, month);
   end if;
   perform pg_advisory_xact_lock(4857264073);   -- processes that need the same one at once
@@ -146,7 +155,7 @@ begin
   for parent, month, partition in
     select p.relname, to_date(right(c.relname, 6), 'YYYYMM'), c.oid
       from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-     where p.relname in ('statements', 'messages', 'payloads', 'idempotency_keys') and c.relkind = 'r'
+     where p.relname = any (kept_for_a_time()) and c.relkind = 'r'
        and p.relnamespace = 'public'::regnamespace
      order by 2, 1
   loop
@@ -155,18 +164,24 @@ begin
     first_leaf := null;
     last_leaf := null;
     held_by := null;
-    if parent <> 'idempotency_keys' then
+    if parent in ('statements', 'messages', 'payloads', 'answers') then
       execute format('select min(leaf_index), max(leaf_index) from %s', partition) into first_leaf, last_leaf;
     end if;
     if parent = 'statements' then
       held_by := (select 'bundle' from log where last_leaf >= tree_size - tree_size % 256);
-    elsif parent <> 'idempotency_keys' then
+    elsif parent in ('messages', 'payloads') then
       -- Nothing is kept for less than 30 days, which leaves few deliveries to look at.
       execute format(
         'select ''delivery'' where exists
            (select from deliveries d join messages m on m.id = d.message_id
              where d.message_id < $1 and m.leaf_index in (select leaf_index from %s))', partition)
          into held_by using message_id_at((month + interval '1 month') at time zone 'UTC' - interval '30 days');
+    elsif parent = 'settled_deliveries' then
+      -- What is still owed will need its place here. No message is kept for less than a year.
+      held_by := (select 'delivery' where exists
+        (select from deliveries d
+          where d.message_id < message_id_at((month + interval '1 month') at time zone 'UTC' - interval '365 days')
+            and d.expires_at < (month + interval '1 month') at time zone 'UTC'));
     end if;
     return next;
   end loop;
@@ -186,8 +201,9 @@ end
 $$;
 
 grant select on deliveries to countersign_owner;   -- to know what is still owed
-revoke execute on function make_partition, expired_partitions, drop_partition from public;
+revoke execute on function kept_for_a_time, make_partition, expired_partitions, drop_partition from public;
 grant execute on function make_partition, expired_partitions, drop_partition to countersign_relay;
+alter function kept_for_a_time owner to countersign_owner;
 alter function make_partition owner to countersign_owner;
 alter function expired_partitions owner to countersign_owner;
 alter function drop_partition owner to countersign_owner;

@@ -1,37 +1,52 @@
 /** What the roles of the database may do, tried one by one, and what not even a superuser may do by accident. */
 import { randomBytes } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, inject, test, vi } from 'vitest'
 import { checkRole, openDatabase, openSession, relayRole, type Session } from '../../src/adapters/database.ts'
 import { migrate } from '../../src/adapters/migrate.ts'
 import { makePartition } from '../../src/log/partitions.ts'
 import { silentLogger } from '../support/database.ts'
+import { Receiver } from '../support/receiver.ts'
 import { TestRelay, type TestTenant } from '../support/relay.ts'
 
-const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
+const guarded = [
+  ...['statements', 'messages', 'payloads', 'idempotency_keys', 'settled_deliveries', 'answers'],
+  ...['tiles', 'entry_bundles'],
+]
 const refused = { code: '42501' }
 
 let relay: TestRelay
+let receiver: Receiver
 let acme: TestTenant
 let rival: TestTenant
 let partition: string
 
 beforeAll(async () => {
   relay = await TestRelay.start()
+  receiver = await Receiver.start()
+  receiver.answer = (_arrived, response) => response.writeHead(410).end('gone')
   acme = await relay.makeTenant('Acme')
   rival = await relay.makeTenant('Rival')
   for (const tenant of [acme, rival]) {
     await relay.makeEndpoint(tenant, 'http://127.0.0.1:65000/')
     const posts = Array.from({ length: 130 }, (_, n) => relay.post(tenant, { n }, { 'idempotency-key': `${n}` }))
     for (const { status } of await Promise.all(posts)) expect(status).toBe(202)
+    // Given up at once, with an answer that is kept.
+    await relay.makeEndpoint(tenant, receiver.url)
+    expect((await relay.post(tenant, { last: true })).status).toBe(202)
   }
+  const count = `select count(*) as n from settled_deliveries join answers using (tenant_id) where state = 'abandoned'`
+  await vi.waitFor(async () => expect(await relay.database.superuser(count)).toEqual([{ n: 2 }]), 10_000)
   const [row] = await relay.database.superuser<{ name: string }>(
     `select inhrelid::regclass::text as name from pg_inherits where inhparent = 'statements'::regclass order by 1 limit 1`,
   )
   partition = row?.name ?? ''
 })
 
-afterAll(() => relay?.stop())
+afterAll(async () => {
+  await relay?.stop()
+  await receiver?.stop()
+})
 
 /** One statement under a role, undone. */
 async function attempt(text: string, { role, before = 'select' }: { role?: string; before?: string } = {}) {
@@ -54,6 +69,8 @@ const columns: Record<string, string> = {
   messages: 'accepted_at = accepted_at',
   payloads: 'sealed = sealed',
   idempotency_keys: 'key_hash = key_hash',
+  settled_deliveries: 'state = state',
+  answers: 'sealed = sealed',
   tiles: 'hashes = hashes',
   entry_bundles: 'entries = entries',
 }
@@ -111,13 +128,16 @@ describe('the reader of a tenant', () => {
     await expect(attempt(change, { role: 'countersign_reader' })).rejects.toMatchObject(refused)
   })
 
-  const tables = ['statements', 'messages', 'deliveries', 'settled_deliveries', 'sources', 'endpoints', 'data_keys']
+  const tables = [
+    ...['statements', 'messages', 'deliveries', 'settled_deliveries', 'answers'],
+    ...['sources', 'endpoints', 'data_keys'],
+  ]
 
   test.each(tables)('sees its own rows of %s, whatever the query asks for', async (table) => {
     const { database } = relay.database
     const own = `select count(*) filter (where tenant_id = $1) as own, count(*) as seen from ${table}`
     const [{ own: expected } = { own: 0 }] = await database.query<{ own: number }>(own, [acme.id])
-    if (table !== 'settled_deliveries') expect(expected).toBeGreaterThan(0)
+    expect(expected).toBeGreaterThan(0)
     const hostile = [
       own,
       `select count(*) filter (where tenant_id = $1) as own, count(*) as seen from ${table} where tenant_id <> $1 or true`,

@@ -90,19 +90,30 @@ test('a process that has not heard of the erasure yet accepts nothing for the te
 })
 
 test('no table holds a word of it, but for what its destroyed data key sealed', async () => {
+  receiver.answer = (_arrived, response) => response.writeHead(410).end('of acme, says its receiver')
   await relay.makeEndpoint(acme, `${receiver.url}-of-acme`)
-  await relay.post(acme, { secret: 'of acme' })
+  const { message } = (await relay.post(acme, { secret: 'of acme' })).body
+  const deliveries = async () =>
+    (await relay.call<{ data: { id: string; state: string }[] }>('GET', `/v1/messages/${message}/deliveries`)).body.data
+  await expect.poll(deliveries).toMatchObject([{ state: 'abandoned' }])
+  const answered = (await deliveries())[0]?.id
+  const before = await relay.call('GET', `/v1/deliveries/${answered}`)
+  expect(JSON.stringify(before.body)).toContain('of acme, says its receiver')
   await erase(acme)
-  const kept = ['statements', 'messages', 'payloads', 'settled_deliveries', 'tenants']
+  expect(await ask(relay, `/v1/deliveries/${answered}`)).toMatchObject({ status: 410, code: 'tenant_erased' })
+  expect(await rowsOf('answers')).toHaveLength(1) // until its month is over
+  const kept = ['statements', 'messages', 'payloads', 'settled_deliveries', 'answers', 'tenants']
   for (const table of ['data_keys', 'api_keys', 'sources', 'endpoints', 'deliveries']) {
     const rows = await relay.database.superuser(`select 1 from ${table} where tenant_id = $1`, [acme.id])
     expect(rows, table).toEqual([])
   }
   for (const table of kept) {
-    const rows = await relay.database.superuser<{ text: string }>(`select t::text as text from ${table} t`)
+    const rows = await rowsOf(table)
     expect(rows.map(({ text }) => text).join('\n'), table).not.toMatch(/Acme|of-acme|of acme/)
   }
 })
+
+const rowsOf = (table: string) => relay.database.superuser<{ text: string }>(`select t::text as text from ${table} t`)
 
 test('what is still owed is abandoned, each delivery with its statement, and nothing more is sent', async () => {
   receiver.answer = (_arrived, response) => response.writeHead(500).end()

@@ -1,5 +1,6 @@
 /** Fourteen months of a relay: what expires, what stays, and that every receipt ever issued keeps its verdict. */
 import { afterEach, expect, test } from 'vitest'
+import { expiredPartitions } from '../../src/log/partitions.ts'
 import { checkTestLog } from '../support/log-check.ts'
 import { Receiver } from '../support/receiver.ts'
 import { TestClock, TestRelay, type TestTenant } from '../support/relay.ts'
@@ -98,7 +99,7 @@ test('over fourteen months payloads and statements expire by the month, and ever
   expect(await partitionsOf('statements')).not.toContain(atFirst[0])
   const [{ deleted } = { deleted: -1 }] = await relay.database.superuser<{ deleted: number }>(
     `select sum(n_tup_del)::bigint as deleted from pg_stat_user_tables
-      where relname ~ '^(statements|messages|payloads|idempotency_keys|tiles|entry_bundles)'`,
+      where relname ~ '^(statements|messages|payloads|idempotency_keys|settled_deliveries|answers|tiles|entry_bundles)'`,
   )
   expect(deleted).toBe(0)
   expect(await rowsOf('messages', ordinary)).toBeLessThan(280)
@@ -179,6 +180,86 @@ test('a delivery still owed when its payload expires is abandoned, and holds nob
   relay.clock.advance(20 * day)
   await keepHouse()
   expect(await partitionsOf('payloads')).not.toContain(payloads)
+  await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
+})
+
+test('what became of deliveries goes with its message, and what was answered with the payloads of then', async () => {
+  await startAgo(430, { retrySchedule: [] })
+  receiver = await Receiver.start()
+  receiver.answer = (_arrived, response) => response.writeHead(500).end('no room')
+  const tenants = { ordinary: await relay.makeTenant('Ordinary'), patient: await relay.makeTenant('Patient') }
+  const retention = { payload_days: 90, statement_months: 24 }
+  await relay.call('PATCH', `/v1/tenants/${tenants.patient.id}`, { body: { retention } })
+  const settled = async (tenant: TestTenant): Promise<{ id: string; message: string }[]> => {
+    const path = `/v1/deliveries?state=abandoned&tenant=${tenant.id}`
+    return (await relay.call<{ data: { id: string; message: string }[] }>('GET', path)).body.data
+  }
+  const deliveries = { ordinary: '', patient: '' }
+  for (const name of ['ordinary', 'patient'] as const) {
+    await relay.makeEndpoint(tenants[name], receiver.url)
+    await relay.post(tenants[name], {})
+    await expect.poll(() => settled(tenants[name])).toHaveLength(1)
+    deliveries[name] = (await settled(tenants[name]))[0]?.id ?? ''
+  }
+  // What is shown of a delivery, as its age grows: with the answer, without it, not at all.
+  const shown = async (name: keyof typeof deliveries) => {
+    const { status, body } = await relay.call('GET', `/v1/deliveries/${deliveries[name]}`)
+    expect(await settled(tenants[name])).toHaveLength(status === 200 ? 1 : 0)
+    return status === 200 ? JSON.stringify(body).includes('no room') : body.code
+  }
+  const expected = (name: keyof typeof deliveries, age: number) => {
+    const [answerDays, days] = name === 'ordinary' ? [30, 366] : [90, 731]
+    return age < answerDays ? true : age < days ? false : 'not_found'
+  }
+  let today = 0
+  for (const age of [0, 29, 31, 89, 91, 364, 367, 429]) {
+    relay.clock.advance((age - today) * day)
+    today = age
+    for (const name of ['ordinary', 'patient'] as const) {
+      expect(await shown(name), `${name} on day ${age}`).toBe(expected(name, age))
+    }
+    await relay.relay.housekeeping.retention.tick()
+    for (const name of ['ordinary', 'patient'] as const) {
+      expect(await shown(name), `${name} on day ${age}, after the run`).toBe(expected(name, age))
+    }
+  }
+  expect(await rowsOf('answers', tenants.ordinary)).toBe(0)
+  expect(await rowsOf('answers', tenants.patient)).toBe(0)
+  expect(await rowsOf('settled_deliveries', tenants.ordinary)).toBe(0)
+  expect(await rowsOf('settled_deliveries', tenants.patient)).toBe(1)
+
+  const { body } = await relay.call<{ data: { statement: { sub: string; rows: number } }[] }>(
+    'GET',
+    '/v1/audit?kind=retention.applied&limit=1000',
+  )
+  for (const [table, rows] of Object.entries({ answers: 2, settled_deliveries: 1 })) {
+    const dropped = body.data.filter(({ statement }) => statement.sub === table)
+    expect(
+      dropped.reduce((sum, { statement }) => sum + statement.rows, 0),
+      table,
+    ).toBe(rows)
+  }
+  await relay.check()
+  expect((await checkTestLog(relay)).findings).toEqual([])
+})
+
+test('the month of settled deliveries waits while one is owed that will need its place there', async () => {
+  await startAgo(430)
+  const tenant = await relay.makeTenant()
+  await relay.makeEndpoint(tenant, 'http://127.0.0.1:65000/')
+  const { message } = (await relay.post(tenant, {})).body
+  relay.clock.advance(429 * day)
+  const held = async () => {
+    const expired = await expiredPartitions(relay.database.database, relay.clock.now())
+    return expired.find(({ table }) => table === 'settled_deliveries')?.heldBy
+  }
+  expect(await held()).toBe('delivery')
+  await relay.relay.housekeeping.retention.tick() // abandons it first
+  expect(await held()).toBeUndefined()
+  const abandoned = await relay.database.superuser(`select 1 from statements where kind = 'delivery.abandoned'`)
+  expect(abandoned).toHaveLength(1)
+  expect((await read(message)).status).toBe(410)
   await relay.check()
   expect((await checkTestLog(relay)).findings).toEqual([])
 })

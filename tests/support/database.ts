@@ -60,7 +60,10 @@ export async function createTestDatabase(template = inject('templateDatabase')):
 export const silentLogger = pino({ level: 'silent' })
 
 /** The tables whose rows nobody changes. */
-const guarded = ['statements', 'messages', 'payloads', 'idempotency_keys', 'tiles', 'entry_bundles']
+const guarded = [
+  ...['statements', 'messages', 'payloads', 'idempotency_keys', 'settled_deliveries', 'answers'],
+  ...['tiles', 'entry_bundles'],
+]
 
 /** PostgreSQL copies only a database that nobody is connected to. */
 const endConnections = `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`
