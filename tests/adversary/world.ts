@@ -225,7 +225,7 @@ export class World implements Remains {
     const file = await download(relay, tenant.id, id)
     const verdict = await verify(file, { openCheckpoint: trustLog(trust), findKey: undefined })
     if (verdict.verdict === 'invalid') return `\`${verdict.fault}\``
-    return firstMissing(old, keptInExport(file)) === undefined ? undefined : 'differs'
+    return firstMissing(old, keptInExport(file)) === undefined ? undefined : '`differs`'
   }
 
   /** The witness is shown the newest checkpoint, grown where a relay started, with the proof that this relay would send:
