@@ -13,6 +13,8 @@ export interface Options {
   readonly compareFile: string | undefined
   readonly profile: boolean
   readonly writeResults: boolean
+  /** Reports that RESULTS.md is made from, without measuring anything. */
+  readonly resultsOf: readonly string[]
 }
 
 /** What the command line asks for; a sentence when it asks for nothing that exists, or for help. */
@@ -43,6 +45,7 @@ export function readOptions(args: readonly string[]): Options | string {
     compareFile: values.compare,
     profile: values.profile === true,
     writeResults: values['write-results'] === true,
+    resultsOf: values.results?.split(',') ?? [],
   }
 }
 
@@ -63,6 +66,7 @@ const parse = (args: readonly string[]) =>
       compare: { type: 'string' },
       profile: { type: 'boolean' },
       'write-results': { type: 'boolean' },
+      results: { type: 'string' },
       help: { type: 'boolean' },
     },
   }).values
@@ -82,6 +86,7 @@ missing, or if a receipt or signature in the sample does not verify.
   --compare base.json   ratios to an earlier run, and whether they exceed the noise
   --profile             where each microsecond of the end-to-end scenario goes
   --write-results       writes bench/RESULTS.md from the figures
+  --results a,b         measures nothing: writes bench/RESULTS.md from what --json wrote earlier
 
 Scenarios:
 ${Object.entries(scenarios)

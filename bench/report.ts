@@ -71,7 +71,7 @@ export interface Spread {
 }
 
 /** By scenario and figure, in the order in which they are shown. */
-export function summarize({ runs }: Report): Map<string, Map<FigureName, Spread>> {
+export function summarize({ runs }: Pick<Report, 'runs'>): Map<string, Map<FigureName, Spread>> {
   const summary = new Map<string, Map<FigureName, Spread>>()
   for (const name of Object.keys(scenarios)) {
     const spreads = new Map<FigureName, Spread>()

@@ -6,14 +6,16 @@ import { scenarios } from './scenarios.ts'
 
 export const resultsFile = fileURLToPath(new URL('RESULTS.md', import.meta.url))
 
-/** RESULTS.md, all of it: nobody types a number. */
-export function resultsPage(report: Report): string {
-  const summary = summarize(report)
-  const many = report.runs.length > 1
-  const cell = (spread: Spread | undefined, figure: FigureName) =>
-    spread === undefined
-      ? ''
-      : showFigure(figure, spread.median) + (many ? ` (${showNumber(spread.least)} to ${showNumber(spread.most)})` : '')
+/** RESULTS.md, all of it: nobody types a number. The reports are of parts that were measured one after the other. */
+export function resultsPage(reports: readonly Report[], drill: string): string {
+  const summary = summarize({ runs: reports.flatMap(({ runs }) => runs) })
+  const profile = reports.find((report) => report.profile !== undefined)?.profile
+  const cell = (spread: Spread | undefined, figure: FigureName) => {
+    if (spread === undefined) return ''
+    const { median, least, most } = spread
+    const range = least === most ? '' : ` (${showNumber(least)} to ${showNumber(most)})`
+    return showFigure(figure, median) + range
+  }
   const sections = [...summary].map(([name, spreads]) => {
     const rows = [...spreads].map(([figure, spread]) => `| ${figureKinds[figure].label} | ${cell(spread, figure)} |`)
     return [
@@ -34,13 +36,7 @@ export function resultsPage(report: Report): string {
 
 ## Measured
 
-| | |
-| --- | --- |
-| machine | ${report.machine} |
-| commit | ${report.commit} |
-| when | ${report.at} |
-| runtime | Node ${report.node}, the embedded PostgreSQL |
-| runs | ${report.runs.length}, each scenario for ${report.seconds} s after ${report.warmUpSeconds} s to warm up |
+${reports.map(describe).join('\n')}
 
 ## Bars
 
@@ -50,12 +46,32 @@ ${judged.join('\n')}
 
 ## Figures
 
-${sections.join('\n')}${report.profile ? `\n${profileMarkdown(report.profile)}\n` : ''}`
+${sections.join('\n')}${profile ? `\n${profileMarkdown(profile)}\n` : ''}
+${drill}`
+}
+
+const describe = ({ runs, commit, machine, at, node, seconds, warmUpSeconds }: Report): string => {
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run)))].join(', ')
+  const times = `${runs.length} ${runs.length === 1 ? 'run' : 'runs'}, ${seconds} s each after ${warmUpSeconds} s to warm up`
+  return `- ${names}: ${times}; commit ${commit}, ${at}, Node ${node} and the embedded PostgreSQL on ${machine}.`
+}
+
+const drillHeading = '## Crash drill'
+
+/** What the drill wrote into the page: everything from its heading on. Nothing, if it has not been run. */
+export function drillOf(page: string): string {
+  const at = page.indexOf(drillHeading)
+  return at < 0 ? '' : page.slice(at)
+}
+
+/** The page with what a drill found, in Markdown, in place of what an earlier one found. */
+export function withDrill(page: string, found: string): string {
+  return `${page.slice(0, page.length - drillOf(page).length).trimEnd()}\n\n${drillHeading}\n\n${found.trimEnd()}\n`
 }
 
 const opening = `# Results
 
-Written by \`npm run bench -- --runs 3 --profile --write-results\`; do not edit. Load generator, receiver, PostgreSQL (fsync
+Written by \`npm run bench -- --results <reports>\` and \`npm run drill -- --write-results\`; do not edit. Load generator, receiver, PostgreSQL (fsync
 on) and relay share one machine. How it is measured, and what each figure means, is in [README.md](README.md).`
 
 function profileMarkdown({ messages, relay, postgres }: Profile): string {

@@ -11,7 +11,7 @@ import { clockMs } from './ledger.ts'
 import { type Options, readOptions } from './options.ts'
 import { profileMessages } from './profile.ts'
 import { derive, describeMachine, type Report, table } from './report.ts'
-import { resultsFile, resultsPage } from './results-page.ts'
+import { drillOf, resultsFile, resultsPage } from './results-page.ts'
 import { scenarios } from './scenarios.ts'
 import { Testbed } from './testbed.ts'
 
@@ -20,6 +20,12 @@ const options = readOptions(process.argv.slice(2))
 if (typeof options === 'string') {
   console.log(options)
   process.exit(process.argv.includes('--help') ? 0 : 2)
+}
+
+if (options.resultsOf.length > 0) {
+  const reports = await Promise.all(options.resultsOf.map(async (file) => JSON.parse(await readFile(file, 'utf8'))))
+  await writeResults(reports as Report[])
+  process.exit()
 }
 
 const pace = { seconds: options.seconds, warmUpSeconds: options.warmUpSeconds }
@@ -35,9 +41,14 @@ say(`figures: ${options.jsonFile}`)
 if (options.compareFile !== undefined) {
   console.log(compare(JSON.parse(await readFile(options.compareFile, 'utf8')) as Report, report))
 }
-if (options.writeResults) await writeFile(resultsFile, resultsPage(report))
+if (options.writeResults) await writeResults([report])
 for (const failure of failures) say(`FAILED ${failure}`)
 process.exitCode = failures.length > 0 ? 1 : 0
+
+async function writeResults(reports: readonly Report[]): Promise<void> {
+  const before = await readFile(resultsFile, 'utf8').catch(() => '')
+  await writeFile(resultsFile, resultsPage(reports, drillOf(before)))
+}
 
 async function measureAll({ scenarios: names, runs, statements }: Options): Promise<void> {
   say('starting PostgreSQL')

@@ -5,7 +5,7 @@ import { type LogTrust, openCheckpoint } from './checkpoint.ts'
 import { NoteError } from './note.ts'
 import { newestPublished, type Published, PublishedUnreadable } from './published.ts'
 import { consistent, loadEdge } from './reader.ts'
-import { findHead, type HeadRow } from './store.ts'
+import { findHead, type HeadRow, hasLeavesBeyondHead } from './store.ts'
 import { TileCache } from './tile-cache.ts'
 import type { TreeEdge } from './tree.ts'
 
@@ -59,6 +59,9 @@ async function readPublished(store: ObjectStore, trust: LogTrust): Promise<Publi
 
 /** What sunlight's LoadLog asks of a log: the row, the note that signs it, and the leaves at the right edge agree. */
 async function checkHead(tx: Tx, head: HeadRow, trust: LogTrust): Promise<TreeEdge> {
+  if (await hasLeavesBeyondHead(tx)) {
+    throw new LogForked(`There are statements behind the head of the log, where the next would go. ${altered}`)
+  }
   try {
     const signed = openCheckpoint(head.checkpoint, trust)
     const edge = await loadEdge(tx, head.treeSize)

@@ -105,6 +105,16 @@ export async function findStatement(tx: Tx, leafIndex: number): Promise<Statemen
   return row
 }
 
+// One statement, so one snapshot: another process may be appending.
+const selectBeyond = `
+  select exists (select from statements where leaf_index >= (select tree_size from log)) as "beyond"`
+
+/** Whether there are rows where no batch of ours can have put them. */
+export async function hasLeavesBeyondHead(tx: Tx): Promise<boolean> {
+  const [row] = await tx.query<{ beyond: boolean }>(selectBeyond)
+  return row?.beyond === true
+}
+
 const insertTile = `insert into tiles (level, tile_index, hashes, root_hash) values ($1, $2, $3, $4)`
 
 // The database has the 256 entries already, most of them from earlier batches: it puts the bundle together itself.

@@ -1,6 +1,6 @@
 import { RelayError } from '../errors.ts'
 import type { DataKeys } from '../keyring/data-keys.ts'
-import { leastRetention, statementExpiry } from '../log/retention.ts'
+import { leastRetention, payloadExpiry, statementExpiry } from '../log/retention.ts'
 import { idTime, isId } from '../message/id.ts'
 import { findMessage, payloadContext, type StoredMessage } from '../message/store.ts'
 import type { Clock } from '../ports/clock.ts'
@@ -57,9 +57,12 @@ export class Archive {
   ): Promise<Exclude<Content, { state: 'available' }> | { state: 'available' }> {
     const erasure = await this.#erasureOf(tenantId)
     if (erasure !== undefined) return erasure
+    const now = this.#clock.now()
+    // What is as young as that, nobody keeps for less: no need to look.
+    if (isId('msg', id) && payloadExpiry(idTime(id), leastRetention) > now) return { state: 'available' }
     const message = await findMessage(this.#database, id)
     const until = message?.payload == null ? null : message.payloadExpiresAt
-    return { state: until !== null && until > this.#clock.now() ? 'available' : 'expired' }
+    return { state: until !== null && until > now ? 'available' : 'expired' }
   }
 
   async #erasureOf(tenantId: string): Promise<{ state: 'erased'; leafIndex: number } | undefined> {

@@ -91,15 +91,15 @@ const wrongs: readonly Wrong[] = [
   },
   {
     what: 'a tile is rewritten in the database',
-    leaf: 5,
+    leaf: 100,
     commit: async (world) =>
-      void (await world.sql('update tiles set hashes = set_byte(hashes, 165, 0) where tile_index = 0')),
+      void (await world.sql('update tiles set hashes = set_byte(hashes, 3205, 0) where tile_index = 0')),
   },
   {
     what: 'an entry bundle is rewritten in the database',
-    leaf: 5,
+    leaf: 100,
     commit: async (world) =>
-      void (await world.sql('update entry_bundles set entries = set_byte(entries, 165, 0) where tile_index = 0')),
+      void (await world.sql('update entry_bundles set entries = set_byte(entries, 3205, 0) where tile_index = 0')),
   },
   {
     what: 'a tile is rewritten in the object store',
@@ -167,13 +167,16 @@ const exposers: Record<string, (world: World, wrong: Wrong) => Promise<string | 
     return first && `\`${first.word}\``
   },
   async '`log check` with an old receipt'(world) {
-    const kept = [{ name: 'receipt', note: Buffer.from(world.receiptCheckpoint) }]
+    const kept = [{ name: 'receipt', note: Buffer.from(world.past.receipt.checkpoint) }]
     const [first] = (await checkTestLog(world, { kept })).findings
     return first && `\`${first.word}\``
   },
-  'the holder of an old receipt': async (world) => ((await world.receiptExposes()) ? 'yes' : undefined),
-  // The last: a relay that starts goes on writing.
-  'the next start': async (world) => ((await world.startExposes()) ? 'refuses' : undefined),
+  'the holder of an old receipt': async (world) => ((await world.exposedTo(world.past.receipt)) ? 'yes' : undefined),
+  'the holder of an old export': async (world) => ((await world.exposedTo(world.past.export)) ? 'yes' : undefined),
+  // From here on: a relay that starts goes on writing.
+  'the next start': async (world) => ((await world.start()) === undefined ? 'refuses' : undefined),
+  'a new export': async (world) => world.exportAgain(),
+  'the witness': async (world) => ((await world.witnessRefuses()) ? 'refuses' : undefined),
 }
 
 let past: Past

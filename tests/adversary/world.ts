@@ -1,53 +1,70 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { expect } from 'vitest'
 import { FsObjectStore } from '../../src/adapters/object-store-fs.ts'
 import { DataKeys, deploymentVault } from '../../src/keyring/data-keys.ts'
 import { type CheckpointSigner, type LogTrust, openCheckpoint } from '../../src/log/checkpoint.ts'
 import { checkpointSigner } from '../../src/log/genesis.ts'
 import { parseVerifierKey } from '../../src/log/note.ts'
 import { checkpointKey, latestKey, mirrorKey, tileKey } from '../../src/log/published.ts'
-import { consistent, proveNow } from '../../src/log/reader.ts'
+import { proveGrowth } from '../../src/log/reader.ts'
 import { entryOf, statementContext } from '../../src/log/statement.ts'
 import { findHead, findStatement } from '../../src/log/store.ts'
 import { encodeBundle } from '../../src/log/tile.ts'
 import { TileCache } from '../../src/log/tile-cache.ts'
-import { parseProof } from '../../src/log/tlog-proof.ts'
-import { type FullTile, hashLeaf, TreeEdge, verifyInclusion } from '../../src/log/tree.ts'
+import { type FullTile, hashLeaf, TreeEdge } from '../../src/log/tree.ts'
 import { canonicalJson } from '../../src/message/canonical.ts'
 import type { Param } from '../../src/ports/database.ts'
-import type { Receipt } from '../../src/receipt/receipt.ts'
+import { trustLog } from '../../src/receipt/verify.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { openWrapper, TestRelay } from '../support/relay.ts'
+import { download, type ExportAnswer, exported, verify } from '../support/export.ts'
+import { openWrapper, TestRelay, type TestTenant } from '../support/relay.ts'
 import { copyOf, type Remains, remove } from '../support/remains.ts'
+import { TestWitness } from '../support/witness.ts'
+import { contradicts, firstMissing, type Kept, keptInExport, keptInReceipt } from './kept.ts'
+
+type PastParts = Pick<
+  Past,
+  'relay' | 'tenant' | 'lastWeek' | 'lastWeekSize' | 'size' | 'receipt' | 'export' | 'witness' | 'sign' | 'trust'
+>
 
 /** What happened before anybody did wrong: a log of some 600 leaves in two parts, the second of this week. */
 export class Past {
   readonly relay: TestRelay
+  readonly tenant: TestTenant
   readonly lastWeek: Remains
   readonly lastWeekSize: number
   readonly size: number
-  /** The newest that was answered. Its holder knows nothing else of the log but its vkey. */
-  readonly receipt: Receipt
+  /** What the newest receipt says. Its holder knows nothing else of the log but its vkey. */
+  readonly receipt: Kept
+  /** What a customer exported, verified and kept, shortly before the end. */
+  readonly export: Kept
+  /** It cosigned the checkpoint at `size`. */
+  readonly witness: TestWitness
   readonly sign: CheckpointSigner
   readonly trust: LogTrust
 
-  private constructor(
-    parts: Pick<Past, 'relay' | 'lastWeek' | 'lastWeekSize' | 'size' | 'receipt' | 'sign' | 'trust'>,
-  ) {
+  private constructor(parts: PastParts) {
     this.relay = parts.relay
+    this.tenant = parts.tenant
     this.lastWeek = parts.lastWeek
     this.lastWeekSize = parts.lastWeekSize
     this.size = parts.size
     this.receipt = parts.receipt
+    this.export = parts.export
+    this.witness = parts.witness
     this.sign = parts.sign
     this.trust = parts.trust
   }
 
   static async make(): Promise<Past> {
-    const relay = await TestRelay.start()
+    const witness = await TestWitness.start()
+    const relay = await TestRelay.start({ witnesses: [witness.address] })
     const { origin, vkeys, keyring } = relay.relay
     const sign = checkpointSigner(keyring, origin)
     const trust = { origin, vkeys: vkeys.map(parseVerifierKey) }
+    await witness.watch(trust)
+    relay.clock.advance(60_000) // it did not know the log when it was asked first
     const tenant = await relay.makeTenant()
     const postAll = (count: number) =>
       Promise.all(Array.from({ length: count }, (_, n) => relay.post(tenant, { n, count })))
@@ -58,10 +75,16 @@ export class Past {
     const lastWeek = await copyOf(relay)
     await relay.open()
     await postAll(180)
+    const file = await exported(relay, tenant.id)
     const { body: receipt } = await relay.post(tenant, { last: true })
     const { treeSize: size } = await relay.relay.head()
-    await relay.close()
-    return new Past({ relay, lastWeek, lastWeekSize, size, receipt, sign, trust })
+    await relay.close() // which has the last checkpoint cosigned
+    expect(await verify(file, { openCheckpoint: trustLog(trust), findKey: undefined })).toMatchObject({
+      verdict: 'valid',
+    })
+    expect(openCheckpoint(witness.checkpoint ?? '', trust).treeSize).toBe(size)
+    const kept = { receipt: keptInReceipt(receipt), export: keptInExport(file) }
+    return new Past({ relay, tenant, lastWeek, lastWeekSize, size, ...kept, witness, sign, trust })
   }
 
   async world(): Promise<World> {
@@ -71,6 +94,7 @@ export class Past {
   async end(): Promise<void> {
     await remove(this.lastWeek)
     await this.relay.stop()
+    await this.witness.stop()
   }
 }
 
@@ -79,6 +103,7 @@ export class World implements Remains {
   readonly past: Past
   readonly database: TestDatabase
   readonly folder: string
+  #started: Promise<TestRelay | undefined> | undefined
 
   constructor(past: Past, { database, folder }: Remains) {
     this.past = past
@@ -170,41 +195,56 @@ export class World implements Remains {
     for (const key of [checkpointKey(treeSize), latestKey, mirrorKey]) await objects.put(key, Buffer.from(checkpoint))
   }
 
-  /** The checkpoint in the newest receipt. */
-  get receiptCheckpoint(): string {
-    return parseProof(this.past.receipt.header['tlog-proof']).checkpoint
+  /** Whether who kept this finds that the log as it is served now is another. */
+  exposedTo(kept: Kept): Promise<boolean> {
+    return contradicts(kept, this.database.database, this.past.trust)
   }
 
-  /** Whether the holder of the newest receipt, who asks for the log as it is served now, finds that it forked. */
-  async receiptExposes(): Promise<boolean> {
-    const { trust, receipt } = this.past
-    const { database } = this.database
-    const { leafIndex, checkpoint } = parseProof(receipt.header['tlog-proof'])
-    const then = openCheckpoint(checkpoint, trust)
-    const leafHash = hashLeaf(entryOf(Buffer.from(receipt.payload, 'base64url')))
-    const tiles = new TileCache(() => undefined)
-    try {
-      const head = await findHead(database)
-      const now = openCheckpoint(head?.checkpoint ?? '', trust)
-      if (now.treeSize < then.treeSize || !(await consistent(database, tiles, then, now))) return true
-      const { proof } = await proveNow(database, tiles, leafIndex)
-      return !verifyInclusion({ leafHash, leafIndex, proof, ...now })
-    } catch {
-      return true // what should be served cannot be
-    }
-  }
-
-  async startExposes(): Promise<boolean> {
+  /** A relay on what is there now, started once; undefined if it refuses. It goes on writing. */
+  start(): Promise<TestRelay | undefined> {
     const { clock } = this.past.relay
-    const started = await TestRelay.start({}, { database: this.database, folder: this.folder, clock }).catch(
-      () => undefined,
-    )
-    await started?.close()
-    return started === undefined
+    const there = { database: this.database, folder: this.folder, clock }
+    this.#started ??= TestRelay.start({}, there).catch(() => undefined)
+    return this.#started
   }
 
-  end(): Promise<void> {
-    return remove(this)
+  /** What is wrong with an export that the customer asks for now: why there is none, the fault that verifying it finds, or
+   *  `differs` where it verifies and does not hold every leaf of the old one. */
+  async exportAgain(): Promise<string | undefined> {
+    const relay = await this.start()
+    if (relay === undefined) return '(no relay)'
+    const { tenant, trust, export: old } = this.past
+    const path = `/v1/tenants/${tenant.id}/exports`
+    let { body } = await relay.call<ExportAnswer & { code?: string }>('POST', path, { body: {} })
+    const { id } = body
+    while (body.state === 'pending' || body.state === 'running') {
+      relay.clock.advance(10_000) // what failed is tried again then
+      ;({ body } = await relay.call('GET', `${path}/${id}`))
+    }
+    if (body.state !== 'done') return `\`${body.reason ?? body.code}\``
+    const file = await download(relay, tenant.id, id)
+    const verdict = await verify(file, { openCheckpoint: trustLog(trust), findKey: undefined })
+    if (verdict.verdict === 'invalid') return `\`${verdict.fault}\``
+    return firstMissing(old, keptInExport(file)) === undefined ? undefined : '`differs`'
+  }
+
+  /** The witness is shown the newest checkpoint, grown where a relay started, with the proof that this relay would send:
+   *  it remembers the right edge, whatever stands in the database. */
+  async witnessRefuses(): Promise<boolean> {
+    const { trust, witness, size } = this.past
+    const { database } = this.database
+    const head = await findHead(database)
+    if (head === undefined) throw new Error('the database holds no log')
+    const relay = await this.#started
+    const tiles = new TileCache(() => relay?.relay.sequencer.edge)
+    // A log that has shrunk, or lost a tile, has no proof to send, and asks all the same.
+    const proof = await proveGrowth(database, tiles, size, head.treeSize).catch(() => [])
+    return (await witness.judge(trust, head.checkpoint, proof)) !== 200
+  }
+
+  async end(): Promise<void> {
+    await (await this.#started)?.close()
+    await remove(this)
   }
 }
 

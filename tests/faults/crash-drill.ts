@@ -12,11 +12,13 @@
  *     evidence.ts        what the relay shows afterwards, over HTTP
  *     promises.ts        the judge
  */
-import { chmod, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
+import { describeMachine } from '../../bench/report.ts'
+import { resultsFile, withDrill } from '../../bench/results-page.ts'
 import { type Evidence, gatherEvidence, treeSizeNow } from './evidence.ts'
 import { Fleet } from './fleet.ts'
 import { factsOf, Ledger } from './ledger.ts'
@@ -143,6 +145,7 @@ usage: node tests/faults/crash-drill.ts [--rounds 20] [--seed 1] [--data-dir FOL
   --rounds N          how many rounds, each with one or two faults
   --seed S            a whole number: the same one gives the same schedule of faults
   --data-dir FOLDER   an empty folder to use, and to keep
+  --write-results     put what it found into bench/RESULTS.md
 
 Exits 0 if every promise was kept, 1 if one was broken or the drill got stuck, 2 if it was called wrongly.
 `
@@ -158,6 +161,7 @@ async function main(): Promise<number> {
     rounds: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
     'data-dir': { type: 'string' },
+    'write-results': { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },
   } as const
   let values: ReturnType<typeof parseArgs<{ options: typeof options }>>['values']
@@ -175,13 +179,20 @@ async function main(): Promise<number> {
   const [rounds, seed] = [Number(values.rounds), Number(values.seed)]
   const result = await drill({ rounds, seed, dataDir: values['data-dir'] }, console.log)
   const { hits, ...numbers } = summarize(result)
-  console.log(tableOf({ rounds, seed, ...numbers, ...hits }))
+  const table = tableOf({ rounds, seed, ...numbers, ...hits })
+  console.log(table)
   for (const { promise, round, what } of result.violations.slice(0, 50)) {
     console.log(`BROKEN: ${promise}${round === undefined ? '' : ` (round ${round})`}: ${what}`)
   }
   if (result.kept !== undefined) console.log(`kept in ${result.kept}`)
   const verdict = result.violations.length === 0 ? 'every promise was kept' : `${result.violations.length} VIOLATIONS`
-  console.log(`${rounds} rounds with seed ${seed} in ${result.seconds.toFixed(1)} s: ${verdict}`)
+  const sentence = `${rounds} rounds with seed ${seed} in ${result.seconds.toFixed(1)} s: ${verdict}`
+  console.log(sentence)
+  if (values['write-results']) {
+    const { commit, at, machine } = describeMachine()
+    const found = `${sentence}. Commit ${commit}, ${at}, on ${machine}.\n\n${table}`
+    await writeFile(resultsFile, withDrill(await readFile(resultsFile, 'utf8'), found))
+  }
   return result.violations.length === 0 ? 0 : 1
 }
 

@@ -10,7 +10,7 @@ import { parseProof } from '../../src/log/tlog-proof.ts'
 import type { WitnessAddress } from '../../src/log/witnesses.ts'
 import type { Receipt } from '../../src/receipt/receipt.ts'
 import { makeNoteKey } from '../log/note-key.ts'
-import { TestRelay } from '../support/relay.ts'
+import { keyWrapper, TestRelay } from '../support/relay.ts'
 import { TestWitness } from '../support/witness.ts'
 
 const ending: (() => Promise<unknown>)[] = []
@@ -162,48 +162,55 @@ test('an answer that is lost after the witness kept it is asked for again', asyn
   await relay.check()
 })
 
-test('a log restored from a backup, or grown differently, is not cosigned any more, though its own key signs it', async () => {
-  const witness = await startWitness()
-  const relay = await startRelay([witness], 1)
-  const tenant = await relay.makeTenant()
-  await settled(relay)
-  const { database } = relay.database
-  const [backup] = await database.query<{ size: number; root: Uint8Array; checkpoint: string; configuration: number }>(
-    'select tree_size as size, root_hash as root, checkpoint, configuration from log',
-  )
-  if (backup === undefined) throw new Error('the database holds no log')
-  await relay.post(tenant, { world: 'A' })
-  await relay.post(tenant, { world: 'A', more: true })
-  await settled(relay)
-  const witnessed = witness.checkpoint
-  await relay.close()
+// What was published to S3 under a lock cannot be hidden so.
+test.runIf(keyWrapper === 'local')(
+  'a log restored from a backup, or grown differently, is not cosigned any more, though its own key signs it',
+  async () => {
+    const witness = await startWitness()
+    const relay = await startRelay([witness], 1)
+    const tenant = await relay.makeTenant()
+    await settled(relay)
+    const { database } = relay.database
+    const [backup] = await database.query<{
+      size: number
+      root: Uint8Array
+      checkpoint: string
+      configuration: number
+    }>('select tree_size as size, root_hash as root, checkpoint, configuration from log')
+    if (backup === undefined) throw new Error('the database holds no log')
+    await relay.post(tenant, { world: 'A' })
+    await relay.post(tenant, { world: 'A', more: true })
+    await settled(relay)
+    const witnessed = witness.checkpoint
+    await relay.close()
 
-  // Whoever rolls the database back hides what was published, too, or the relay would not start.
-  await relay.database.tamper(
-    ['delete from statements where leaf_index >= $1', [backup.size]],
-    ['delete from messages where leaf_index >= $1', [backup.size]],
-    ['delete from payloads where leaf_index >= $1', [backup.size]],
-    ['delete from cosigned_checkpoints'],
-  )
-  await database.query('update log set tree_size = $1, root_hash = $2, checkpoint = $3, configuration = $4', [
-    backup.size,
-    backup.root,
-    backup.checkpoint,
-    backup.configuration,
-  ])
-  await rm(`${relay.folder}/objects`, { recursive: true })
-  relay.receipts.clear()
-  const asked = witness.told.length
-  await relay.open()
-  await witness.until(() => witness.told.length > asked) // 409: it has seen more
-  for (let n = 0; n < 5; n++) await relay.post(tenant, { world: 'B', n })
-  relay.clock.advance(120_000)
-  await witness.until(() => witness.told.some((line) => line.startsWith('422')))
-  expect(witness.checkpoint).toBe(witnessed)
-  expect((await relay.call('GET', '/log/checkpoint', { key: null })).status).toBe(404)
-  const { checkpoint } = await relay.relay.head()
-  expect(await witness.judge(await logOf(relay), checkpoint)).toBe(422)
-})
+    // Whoever rolls the database back hides what was published, too, or the relay would not start.
+    await relay.database.tamper(
+      ['delete from statements where leaf_index >= $1', [backup.size]],
+      ['delete from messages where leaf_index >= $1', [backup.size]],
+      ['delete from payloads where leaf_index >= $1', [backup.size]],
+      ['delete from cosigned_checkpoints'],
+    )
+    await database.query('update log set tree_size = $1, root_hash = $2, checkpoint = $3, configuration = $4', [
+      backup.size,
+      backup.root,
+      backup.checkpoint,
+      backup.configuration,
+    ])
+    await rm(`${relay.folder}/objects`, { recursive: true })
+    relay.receipts.clear()
+    const asked = witness.told.length
+    await relay.open()
+    await witness.until(() => witness.told.length > asked) // 409: it has seen more
+    for (let n = 0; n < 5; n++) await relay.post(tenant, { world: 'B', n })
+    relay.clock.advance(120_000)
+    await witness.until(() => witness.told.some((line) => line.startsWith('422')))
+    expect(witness.checkpoint).toBe(witnessed)
+    expect((await relay.call('GET', '/log/checkpoint', { key: null })).status).toBe(404)
+    const { checkpoint } = await relay.relay.head()
+    expect(await witness.judge(await logOf(relay), checkpoint)).toBe(422)
+  },
+)
 
 test('hostile witnesses cost nobody anything: they are bounded, told apart, and never believed', async () => {
   const keyOf = (name: string) => parseSecretKey(generateSecretKey(name))
