@@ -14,7 +14,7 @@ import type { DeliveryWorker } from './delivery/worker.ts'
 import { RelayError } from './errors.ts'
 import type { Housekeeping } from './housekeeping.ts'
 import { jwksOf, type PublishedJwk } from './keyring/jwks.ts'
-import { jwsHeader } from './keyring/jws.ts'
+import { jwsHeader, kidOfReceiptHeader } from './keyring/jws.ts'
 import { type Keyring, signWith } from './keyring/keyring.ts'
 import { rotationDue } from './keyring/lifecycle.ts'
 import type { KeyPolicy } from './keyring/policy.ts'
@@ -31,14 +31,15 @@ import { findHead, type HeadRow } from './log/store.ts'
 import type { TileCache } from './log/tile-cache.ts'
 import type { Witnesses } from './log/witnesses.ts'
 import { canonicalJson } from './message/canonical.ts'
+import { decodeBase64url } from './message/digest.ts'
 import type { IdMaker } from './message/id.ts'
-import { parseJson } from './message/json.ts'
+import { type JsonValue, parseJson } from './message/json.ts'
 import { type Arrival, type Message, parseMessage } from './message/message.ts'
 import { findMessage, type StoredMessage } from './message/store.ts'
 import type { ExportWorker } from './receipt/export-worker.ts'
 import type { Exports } from './receipt/exports.ts'
 import { issueReceipt } from './receipt/issue.ts'
-import type { Receipt } from './receipt/receipt.ts'
+import { type Receipt, readReceipt } from './receipt/receipt.ts'
 import type { Receipts } from './receipt/receipts.ts'
 import { keysOf, unrevoked, vkeysOf } from './receipt/trust.ts'
 import { type Evidence, type TrustMaterial, type Verdict, verifyEvidence } from './receipt/verify.ts'
@@ -205,12 +206,24 @@ export class Relay {
     return [message.leafIndex, ...(await leavesOfDeliveries(database, message))]
   }
 
-  verify(evidence: Evidence): Verdict & { key?: { kid: string; state?: string } } {
-    const verdict = verifyEvidence(evidence, this.#trust)
+  /** As any verifier would, but for the signature of a receipt, the dearest check, which the signing thread makes. */
+  async verify(evidence: Evidence): Promise<Verdict & { key?: { kid: string; state?: string } }> {
+    const holds = await this.#signatureHolds(evidence.receipt)
+    const verdict = verifyEvidence(evidence, { ...this.#trust, signatureHolds: () => holds })
     const record = verdict.key && this.keyring.find(verdict.key.kid)?.record
     return record
       ? { ...verdict, key: { kid: record.kid, state: keyState(record, this.#adapters.clock.now()) } }
       : verdict
+  }
+
+  /** False also for what is no receipt: the verifier says why. */
+  async #signatureHolds(value: JsonValue | undefined): Promise<boolean> {
+    const receipt = value === undefined ? undefined : readReceipt(value)
+    if (receipt === undefined || typeof receipt === 'string') return false
+    const kid = kidOfReceiptHeader(receipt.protected)
+    const signature = decodeBase64url(receipt.signature)
+    if (kid === undefined || signature === undefined) return false
+    return this.keyring.verify(kid, jwsSigningInput(receipt.protected, receipt.payload), signature)
   }
 
   async head(): Promise<HeadRow> {

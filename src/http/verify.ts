@@ -33,7 +33,7 @@ export function verifyRoutes(app: FastifyInstance, relay: Relay): void {
         ...payloadOf(body as { payload?: JsonValue; payload_base64?: string }),
         ...(webhook !== undefined && { webhook }),
       }
-      const { log, ...verdict } = relay.verify(evidence)
+      const { log, ...verdict } = await relay.verify(evidence)
       if (call !== null) Object.assign(call.facts, factsOf(verdict))
       const answer = { ...verdict, ...(await contentOf(verdict)) }
       return log === undefined ? answer : { ...answer, log: describeLog(log) }
