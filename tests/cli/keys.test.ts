@@ -334,7 +334,8 @@ describe('keys rewrap', () => {
 
     await openWithKms(async ({ relay: moved }) => {
       expect(moved.keyring.kids.sort()).toEqual(before.map(({ kid }) => kid).sort())
-      expect(moved.verify(JSON.parse(JSON.stringify({ receipt }))).verdict).toBe('valid')
+      const { verdict } = await moved.verify(JSON.parse(JSON.stringify({ receipt })))
+      expect(verdict).toBe('valid')
       const message = await moved.getMessage(null, receipt.message)
       const content = await moved.archive.contentOf(message)
       expect(content.state === 'available' && Buffer.from(content.payload).toString()).toBe('{"before":true}')
