@@ -51,8 +51,9 @@ ${drill}`
 }
 
 const describe = ({ runs, commit, machine, at, node, seconds, warmUpSeconds }: Report): string => {
-  const names = [...new Set(runs.flatMap((run) => Object.keys(run)))].join(', ')
-  const times = `${runs.length} ${runs.length === 1 ? 'run' : 'runs'}, ${seconds} s each after ${warmUpSeconds} s to warm up`
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run)))].join(', ') || 'where each microsecond goes'
+  const howMany = runs.length > 1 ? `${runs.length} runs` : '1 run'
+  const times = `${howMany}, ${seconds} s each after ${warmUpSeconds} s to warm up`
   return `- ${names}: ${times}; commit ${commit}, ${at}, Node ${node} and the embedded PostgreSQL on ${machine}.`
 }
 
@@ -71,8 +72,10 @@ export function withDrill(page: string, found: string): string {
 
 const opening = `# Results
 
-Written by \`npm run bench -- --results <reports>\` and \`npm run drill -- --write-results\`; do not edit. Load generator, receiver, PostgreSQL (fsync
-on) and relay share one machine. How it is measured, and what each figure means, is in [README.md](README.md).`
+Written by \`npm run bench -- --results <reports>\` and \`npm run drill -- --write-results\`; do not edit. Load
+generator, receiver, PostgreSQL (fsync on) and relay share one machine. How it is measured, and what each figure means, is in
+[README.md](README.md). Where a range is wide, as that of the forwarder, something else used the machine meanwhile: the
+ratios within one run then say more than the figures.`
 
 function profileMarkdown({ messages, relay, postgres }: Profile): string {
   return `## Where each microsecond goes
