@@ -5,7 +5,7 @@ import { type Fault, FaultyDatabase } from './faulty-database.ts'
 
 /** Every statement of a batch, by a piece of its SQL. */
 const writes = [
-  'for update',
+  'from log for update',
   'insert into statements',
   'insert into messages',
   'insert into payloads',
@@ -26,7 +26,7 @@ const faults: readonly (Fault & { answer: number })[] = [
 /** A batch with an Idempotency-Key in it locks the head and asks first; one without sends everything at once. */
 const table = [true, false].flatMap((keyed) =>
   faults
-    .filter(({ at }) => keyed || at !== 'for update')
+    .filter(({ at }) => keyed || at !== 'from log for update')
     .map((fault) => ({ ...fault, batch: keyed ? 'asks' : 'sends', keyed })),
 )
 
