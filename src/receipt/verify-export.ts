@@ -7,28 +7,19 @@
  *
  * tests/conformance/verify_export.py is the same in another language; the two must agree on every file.
  */
-import { RelayError } from '../errors.ts'
 import { jwsHeader, receiptHeader, verifyJws } from '../keyring/jws.ts'
 import { NoteError } from '../log/note.ts'
 import { emptyDigest, extendDigest } from '../log/tenant-digest.ts'
-import { partialWidth } from '../log/tile.ts'
-import { hashBytes, hashLeaf, hashNode, TreeEdge, tileHeight, tileWidth } from '../log/tree.ts'
-import { decodeBase64url, sha256 } from '../message/digest.ts'
-import { type JsonObject, type JsonValue, parseJson } from '../message/json.ts'
+import { hashBytes } from '../log/tree.ts'
+import { sha256 } from '../message/digest.ts'
+import type { JsonObject } from '../message/json.ts'
+import { type ExportFault, Wrong } from './export-fault.ts'
 import { emptyChain, exportFormat, exportJwsType, extendChain } from './export-format.ts'
 import { ExportDamaged } from './export-lines.ts'
+import { hasOthers, parseObject, readBytes, readIndex, readObject, readText, readTexts } from './export-members.ts'
+import { ExportTiles } from './export-tiles.ts'
 import { readKeyHistory } from './key-history.ts'
 import { type CheckpointOpener, stateProblem, type TrustedKey } from './verify.ts'
-
-/** What is wrong with an export. */
-export type ExportFault =
-  | 'removed' // a line, or a statement that the range should show
-  | 'changed' // bytes that are not those that were written
-  | 'reordered'
-  | 'duplicated'
-  | 'foreign' // a line that does not belong: another tenant's, another log's
-  | 'unsigned' // no signature where there must be one, or not by a key that we know
-  | 'truncated'
 
 export interface ExportTrust {
   /** Opens a checkpoint of the log trusted. */
@@ -85,21 +76,6 @@ export async function verifyExport(lines: AsyncIterable<Uint8Array>, trust: Expo
   }
 }
 
-/** Not thrown further than {@link verifyExport}. */
-class Wrong extends Error {
-  readonly fault: ExportFault
-  readonly leafIndex: number | undefined
-  /** How the line that was expected instead begins. */
-  readonly missing: string | undefined
-
-  constructor(fault: ExportFault, detail: string, leafIndex?: number, missing?: string) {
-    super(detail)
-    this.fault = fault
-    this.leafIndex = leafIndex
-    this.missing = missing
-  }
-}
-
 async function isAmong(lines: AsyncIterator<Uint8Array>, start: string): Promise<boolean> {
   try {
     for (let next = await lines.next(); next.done !== true; next = await lines.next()) {
@@ -111,12 +87,7 @@ async function isAmong(lines: AsyncIterator<Uint8Array>, start: string): Promise
   return false
 }
 
-type Stage = 'header' | 'edge' | 'leaves' | 'manifest' | 'over'
-
-interface Tile {
-  readonly index: number
-  readonly hashes: Uint8Array
-}
+type Stage = 'header' | 'leaves' | 'manifest' | 'over'
 
 interface ReadHeader {
   readonly id: string
@@ -137,10 +108,7 @@ class Verification {
   #header!: ReadHeader
   #origin = ''
   #treeSize = 0
-  #rootHash: Uint8Array = emptyDigest
-  /** By level: the partial tiles at the right edge, and the full one met last. */
-  readonly #edge: Uint8Array[] = []
-  readonly #tiles = new Map<number, Tile>()
+  #tiles!: ExportTiles
   #digest: Uint8Array = emptyDigest
   #last: number | undefined
   #basisSeen = false
@@ -164,8 +132,8 @@ class Verification {
     const line = readLine(bytes)
     if (this.#stage === 'header') this.#takeHeader(line)
     else if ('format' in line) throw new Wrong('duplicated', 'there is a second header')
-    else if ('tile' in line) this.#takeTile(line)
-    else if (this.#stage === 'edge') throw this.#edgeMissing()
+    else if ('tile' in line) this.#tiles.take(line)
+    else if (!this.#tiles.hasEdge) throw this.#tiles.edgeMissing()
     else if ('manifest' in line) this.#takeManifest(line, bytes)
     else this.#takeLeaf(line)
     this.#chain = extendChain(this.#chain, bytes)
@@ -210,96 +178,20 @@ class Verification {
     const findKey = this.#trust.findKey ?? ((kid: string) => keys.find((key) => key.kid === kid))
     this.#header = { id, issuer, tenant, basis: { upto, digest, index }, range: { from, to }, kinds, findKey }
     this.#digest = digest
-    this.#stage = this.#edgeLevels.length > 0 ? 'edge' : 'leaves'
+    this.#stage = 'leaves'
   }
 
   #openCheckpoint(note: string): void {
     try {
-      const { origin, treeSize, rootHash } = this.#trust.openCheckpoint(note)
-      this.#origin = origin
-      this.#treeSize = treeSize
-      this.#rootHash = rootHash
+      const checkpoint = this.#trust.openCheckpoint(note)
+      this.#origin = checkpoint.origin
+      this.#treeSize = checkpoint.treeSize
+      this.#tiles = new ExportTiles(checkpoint)
     } catch (error) {
       if (!(error instanceof NoteError)) throw error
       const fault = faultOfNote[error.reason] ?? 'changed'
       throw new Wrong(fault, `the checkpoint is not one of the log trusted: ${error.message}`)
     }
-  }
-
-  /** The levels with a partial tile, from the top down. */
-  get #edgeLevels(): number[] {
-    const levels: number[] = []
-    for (let level = 0; tileWidth ** level <= this.#treeSize; level++)
-      if (partialWidth(level, this.#treeSize) > 0) levels.unshift(level)
-    return levels
-  }
-
-  #edgeMissing(): Wrong {
-    const level = this.#edgeLevels.find((each) => this.#edge[each] === undefined) ?? 0
-    const name = `${level}/${this.#edgeIndex(level)}.p/${partialWidth(level, this.#treeSize)}`
-    return new Wrong('removed', `tile ${name} should stand here`, undefined, `{"tile":"${name}"`)
-  }
-
-  #edgeIndex(level: number): number {
-    return Math.floor(this.#treeSize / tileWidth ** (level + 1))
-  }
-
-  #takeTile(line: JsonObject): void {
-    const [, levelText = '', indexText = '', widthText] =
-      /^(\d{1,2})\/(0|[1-9]\d{0,15})(?:\.p\/(\d{1,3}))?$/.exec(readText(line.tile) ?? '') ?? []
-    const level = Number(levelText)
-    const index = Number(indexText)
-    const width = widthText === undefined ? tileWidth : Number(widthText)
-    const hashes = levelText === '' ? undefined : readBytes(line.hashes, width * hashBytes)
-    if (hashes === undefined || hasOthers(line, ['tile', 'hashes']))
-      throw new Wrong('changed', 'a tile is not of its form')
-    if (widthText !== undefined) this.#takeEdge(level, index, width, hashes)
-    else if (this.#stage === 'edge') throw this.#edgeMissing()
-    else this.#takeFullTile(level, index, hashes)
-  }
-
-  #takeEdge(level: number, index: number, width: number, hashes: Uint8Array): void {
-    const name = `tile ${level}/${index}.p/${width}`
-    if (this.#edge[level] !== undefined) throw new Wrong('duplicated', `${name} is there twice`)
-    const expected = this.#edgeLevels.find((each) => this.#edge[each] === undefined)
-    if (this.#stage !== 'edge' || expected === undefined) throw new Wrong('reordered', `${name} does not belong here`)
-    if (level !== expected) throw this.#edgeMissing()
-    if (index !== this.#edgeIndex(level) || width !== partialWidth(level, this.#treeSize))
-      throw new Wrong('changed', `${name} is no tile at the edge of a tree of ${this.#treeSize}`)
-    this.#edge[level] = hashes
-    if (this.#edgeLevels.some((each) => this.#edge[each] === undefined)) return
-    const partials: Uint8Array[][] = []
-    for (let each = 0; tileWidth ** each <= this.#treeSize; each++) partials.push(split(this.#edge[each]))
-    const { rootHash } = TreeEdge.load(this.#treeSize, partials)
-    if (Buffer.compare(rootHash, this.#rootHash) !== 0)
-      throw new Wrong('changed', 'the tiles at the edge do not hash to the root of the checkpoint')
-    this.#stage = 'leaves'
-  }
-
-  #takeFullTile(level: number, index: number, hashes: Uint8Array): void {
-    const name = `tile ${level}/${index}`
-    const before = this.#tiles.get(level)
-    if (before !== undefined && index <= before.index)
-      throw new Wrong(index === before.index ? 'duplicated' : 'reordered', `${name} is there again, or too late`)
-    const firstLeaf = index * tileWidth ** (level + 1)
-    if ((index + 1) * tileWidth ** (level + 1) > this.#treeSize)
-      throw new Wrong('changed', `${name} is not full in a tree of ${this.#treeSize}`, firstLeaf)
-    if (Buffer.compare(rootOf(hashes), this.#hashAt(level + 1, index, firstLeaf)) !== 0)
-      throw new Wrong('changed', `${name} does not hash to what the tile above it says`, firstLeaf)
-    this.#tiles.set(level, { index, hashes })
-  }
-
-  /** A hash in a tile that was checked. */
-  #hashAt(level: number, index: number, leafIndex: number): Uint8Array {
-    const tileIndex = Math.floor(index / tileWidth)
-    const full = this.#tiles.get(level)
-    const hashes =
-      full?.index === tileIndex ? full.hashes : tileIndex === this.#edgeIndex(level) ? this.#edge[level] : undefined
-    const offset = (index % tileWidth) * hashBytes
-    const found = hashes?.subarray(offset, offset + hashBytes)
-    if (found?.length === hashBytes) return found
-    const name = `${level}/${tileIndex}`
-    throw new Wrong('removed', `tile ${name} should stand before this line`, leafIndex, `{"tile":"${name}"`)
   }
 
   #takeLeaf(line: JsonObject): void {
@@ -316,7 +208,7 @@ class Verification {
     const members = bytes === undefined ? ['entry'] : line.head === undefined ? signedMembers : ['head']
     if (entry === undefined || hasOthers(line, ['index', 'prev', 'path', ...members]))
       throw new Wrong('changed', `the line of leaf ${index} is not of its form`, index)
-    this.#checkInclusion(index, entry, line.path)
+    this.#tiles.checkLeaf(index, entry, line.path)
 
     if (bytes === undefined) this.#checkWithheld(index)
     const statement = bytes && this.#readStatement(bytes, index)
@@ -350,24 +242,6 @@ class Verification {
   /** A leaf that is there too late was there before, or else whoever came first would have missed it. */
   #misplaced(index: number): ExportFault {
     return index >= this.#header.basis.upto && index <= (this.#last ?? -1) ? 'duplicated' : 'foreign'
-  }
-
-  #checkInclusion(index: number, entry: Uint8Array, path: JsonValue | undefined): void {
-    let hash = hashLeaf(entry)
-    let expected: Uint8Array
-    if (path === undefined) {
-      expected = this.#hashAt(0, index, index)
-    } else {
-      const siblings = readBytes(path, tileHeight * hashBytes)
-      if (siblings === undefined) throw new Wrong('changed', `the path of leaf ${index} is not of its form`, index)
-      for (const [level, sibling] of split(siblings).entries()) {
-        const isRight = Math.floor(index / 2 ** level) % 2 === 1
-        hash = isRight ? hashNode(sibling, hash) : hashNode(hash, sibling)
-      }
-      expected = this.#hashAt(1, Math.floor(index / tileWidth), index)
-    }
-    if (Buffer.compare(hash, expected) !== 0)
-      throw new Wrong('changed', `leaf ${index} is not what stands at this place of the log`, index)
   }
 
   #checkWithheld(index: number): void {
@@ -468,53 +342,10 @@ const faultOfNote: Partial<Record<NoteError['reason'], ExportFault>> = {
 
 const signedMembers = ['statement', 'kid', 'signature']
 
-const hasOthers = (line: JsonObject, members: readonly string[]): boolean =>
-  Object.keys(line).some((name) => !members.includes(name))
+const isZero = (bytes: Uint8Array): boolean => Buffer.compare(bytes, emptyDigest) === 0
 
 function readLine(bytes: Uint8Array): JsonObject {
   const line = parseObject(bytes)
   if (line === undefined) throw new Wrong('changed', 'a line is not a JSON object')
   return line
-}
-
-function parseObject(bytes: Uint8Array): JsonObject | undefined {
-  try {
-    return readObject(parseJson(bytes))
-  } catch (error) {
-    if (error instanceof RelayError) return undefined
-    throw error
-  }
-}
-
-const readObject = (value: JsonValue | undefined): JsonObject | undefined =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) ? value : undefined
-
-const readText = (value: JsonValue | undefined): string | undefined => (typeof value === 'string' ? value : undefined)
-
-const readTexts = (value: JsonValue): string[] | undefined =>
-  Array.isArray(value) && value.every((item) => typeof item === 'string') ? value : undefined
-
-const readIndex = (value: JsonValue | undefined): number | undefined =>
-  typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? value : undefined
-
-/** Bytes of base64url; of this length, where one is given. */
-function readBytes(value: JsonValue | undefined, length?: number): Buffer | undefined {
-  const bytes = typeof value === 'string' ? decodeBase64url(value) : undefined
-  return length === undefined || bytes?.length === length ? bytes : undefined
-}
-
-const isZero = (bytes: Uint8Array): boolean => Buffer.compare(bytes, emptyDigest) === 0
-
-const split = (hashes: Uint8Array = new Uint8Array()): Uint8Array[] =>
-  Array.from({ length: hashes.length / hashBytes }, (_, i) => hashes.subarray(i * hashBytes, (i + 1) * hashBytes))
-
-/** What a full tile hashes to. */
-function rootOf(hashes: Uint8Array): Uint8Array {
-  let row = split(hashes)
-  while (row.length > 1) {
-    const above: Uint8Array[] = []
-    for (let i = 0; i + 1 < row.length; i += 2) above.push(hashNode(row[i] ?? emptyDigest, row[i + 1] ?? emptyDigest))
-    row = above
-  }
-  return row[0] ?? emptyDigest
 }
