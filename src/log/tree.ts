@@ -22,16 +22,39 @@ export const tileWidth = 256
 export type NodeAt = (level: number, index: number) => Uint8Array
 
 const leafPrefix = Uint8Array.of(0x00)
-const nodePrefix = Uint8Array.of(0x01)
 
 /** SHA-256(0x00 || entry), RFC 6962 §2.1. */
 export function hashLeaf(entry: Uint8Array): Uint8Array {
-  return hash('sha256', Buffer.concat([leafPrefix, entry]), 'buffer')
+  if (entry.length !== hashBytes) return hash('sha256', Buffer.concat([leafPrefix, entry]), 'buffer')
+  leafInput.set(entry, 1)
+  return digest(leafInput)
 }
 
-/** SHA-256(0x01 || left || right), RFC 6962 §2.1. */
+/** SHA-256(0x01 || left || right), RFC 6962 §2.1. RangeError unless both are hashes. */
 export function hashNode(left: Uint8Array, right: Uint8Array): Uint8Array {
-  return hash('sha256', Buffer.concat([nodePrefix, left, right]), 'buffer')
+  if (left.length !== hashBytes || right.length !== hashBytes) throw new RangeError(`a hash has ${hashBytes} bytes`)
+  nodeInput.set(left, 1)
+  nodeInput.set(right, 1 + hashBytes)
+  return digest(nodeInput)
+}
+
+// A node is hashed for each line of each proof, and a buffer of its own for what goes in or comes out costs more than
+// the hashing. So what goes in is written over the last, and what comes out is a string of bytes, kept in a slab with
+// its neighbours: small, because one hash of a tile's edge keeps all of its slab alive.
+const leafInput = Buffer.alloc(1 + hashBytes, 0x00)
+const nodeInput = Buffer.alloc(1 + 2 * hashBytes, 0x01)
+const slabBytes = 64 * hashBytes
+let slab = Buffer.alloc(0)
+let slabUsed = 0
+
+function digest(input: Uint8Array): Uint8Array {
+  if (slabUsed === slab.length) {
+    slab = Buffer.allocUnsafeSlow(slabBytes)
+    slabUsed = 0
+  }
+  slab.write(hash('sha256', input, 'latin1'), slabUsed, 'latin1')
+  slabUsed += hashBytes
+  return slab.subarray(slabUsed - hashBytes, slabUsed)
 }
 
 /** The root of the tree without leaves: SHA-256 of nothing, RFC 6962 §2.1. */
@@ -309,9 +332,11 @@ function foldRemainders(frontier: readonly (Uint8Array | undefined)[]): (Uint8Ar
 
 /** The parents of a row of nodes that starts at an even index. */
 function pairUp(row: readonly Uint8Array[]): Uint8Array[] {
-  return Array.from({ length: half(row.length) }, (_, pair) =>
-    hashNode(row[2 * pair] as Uint8Array, row[2 * pair + 1] as Uint8Array),
-  )
+  const parents: Uint8Array[] = []
+  for (let left = 0; left + 1 < row.length; left += 2) {
+    parents.push(hashNode(row[left] as Uint8Array, row[left + 1] as Uint8Array))
+  }
+  return parents
 }
 
 function unpaired(row: readonly Uint8Array[]): Uint8Array | undefined {
