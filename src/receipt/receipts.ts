@@ -65,7 +65,7 @@ export class Receipts {
     const about = subjectOf(statement)
     const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
     const place = await this.#placeOf(leafIndex)
-    return this.#issueReceipt(draftReceipt(named, signed, this.#keyring), place)
+    return this.#issueReceipt(draftReceipt(named, signed, this.#keyring, 'verify'), place)
   }
 
   /** The same proof as RFC 9942 has it, signed by the log key. What it is about is the row's entry. */
