@@ -9,7 +9,7 @@
  *
  * Sizes and indices are plain numbers up to 2^53−1, so they are halved by division: JavaScript shifts stop at 32 bits.
  */
-import { hash } from 'node:crypto'
+import { sha256 } from '../message/digest.ts'
 
 /** Bytes of a hash. */
 export const hashBytes = 32
@@ -25,9 +25,9 @@ const leafPrefix = Uint8Array.of(0x00)
 
 /** SHA-256(0x00 || entry), RFC 6962 §2.1. */
 export function hashLeaf(entry: Uint8Array): Uint8Array {
-  if (entry.length !== hashBytes) return hash('sha256', Buffer.concat([leafPrefix, entry]), 'buffer')
+  if (entry.length !== hashBytes) return sha256(Buffer.concat([leafPrefix, entry])) // of another log
   leafInput.set(entry, 1)
-  return digest(leafInput)
+  return sha256(leafInput)
 }
 
 /** SHA-256(0x01 || left || right), RFC 6962 §2.1. RangeError unless both are hashes. */
@@ -35,30 +35,15 @@ export function hashNode(left: Uint8Array, right: Uint8Array): Uint8Array {
   if (left.length !== hashBytes || right.length !== hashBytes) throw new RangeError(`a hash has ${hashBytes} bytes`)
   nodeInput.set(left, 1)
   nodeInput.set(right, 1 + hashBytes)
-  return digest(nodeInput)
+  return sha256(nodeInput)
 }
 
-// A node is hashed for each line of each proof, and a buffer of its own for what goes in or comes out costs more than
-// the hashing. So what goes in is written over the last, and what comes out is a string of bytes, kept in a slab with
-// its neighbours: small, because one hash of a tile's edge keeps all of its slab alive.
+// What a hash is over is written over what the last one was over: a buffer for each costs more than hashing.
 const leafInput = Buffer.alloc(1 + hashBytes, 0x00)
 const nodeInput = Buffer.alloc(1 + 2 * hashBytes, 0x01)
-const slabBytes = 64 * hashBytes
-let slab = Buffer.alloc(0)
-let slabUsed = 0
-
-function digest(input: Uint8Array): Uint8Array {
-  if (slabUsed === slab.length) {
-    slab = Buffer.allocUnsafeSlow(slabBytes)
-    slabUsed = 0
-  }
-  slab.write(hash('sha256', input, 'latin1'), slabUsed, 'latin1')
-  slabUsed += hashBytes
-  return slab.subarray(slabUsed - hashBytes, slabUsed)
-}
 
 /** The root of the tree without leaves: SHA-256 of nothing, RFC 6962 §2.1. */
-export const emptyRoot: Uint8Array = hash('sha256', '', 'buffer')
+export const emptyRoot: Uint8Array = sha256(Buffer.of())
 
 /** A tile that became full: `hashes` are its 256 hashes in a row (8,192 bytes), `rootHash` the one over them. */
 export interface FullTile {
