@@ -236,7 +236,7 @@ export interface Stated {
 export function state(issuer: string, event: AuditEvent, now: Date): Stated {
   const iat = Math.floor(now.getTime() / 1000)
   return {
-    statement: canonicalJson({ v: 1, iss: issuer, iat, salt: salts.take(), ...event }) as Statement,
+    statement: canonicalJson({ ...event, v: 1, iss: issuer, iat, salt: salts.take() }) as Statement,
     tenantId: ('tenant' in event ? event.tenant : undefined) ?? null,
     kind: event.kind,
     actor: ('actor' in event ? event.actor : undefined) ?? null,
