@@ -59,12 +59,23 @@ export interface Arrival {
 
 /** Bytes → message, or refused with a `payload_…` code, `media_type_unsupported` or `idempotency_key_invalid`. */
 export function parseMessage(arrival: Arrival, now: Date): Message {
-  const { raw, canonicalization, contentType, idempotencyKey, signedIdentity, ...rest } = arrival
+  const { raw, canonicalization, contentType, idempotencyKey, signedIdentity } = arrival
   const idempotencyHash = signedIdentity ?? hashKey(idempotencyKey)
   const content = canonicalization === 'jcs' ? canonicalContent(raw, contentType) : takeExactly(raw, contentType)
   const digest = sha256(content.payload)
-  const receivedSha256 = content.contentType === null ? sha256Text(raw) : digest.toString('base64url')
-  return { ...rest, ...content, acceptedAt: now, sha256: digest, receivedSha256, idempotencyHash }
+  return {
+    ...content,
+    id: arrival.id,
+    tenantId: arrival.tenantId,
+    sourceId: arrival.sourceId,
+    actor: arrival.actor,
+    request: arrival.request,
+    authentication: arrival.authentication,
+    acceptedAt: now,
+    sha256: digest,
+    receivedSha256: content.contentType === null ? sha256Text(raw) : digest.toString('base64url'),
+    idempotencyHash,
+  }
 }
 
 function canonicalContent(raw: Uint8Array, contentType = ''): Content {
