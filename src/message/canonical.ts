@@ -17,7 +17,7 @@ export function canonicalizePayload(value: JsonValue): CanonicalPayload {
  * cycle, a function.
  *
  * RFC 8785 §3.2.2 takes over how `JSON.stringify` writes strings and numbers, so with members in order the platform
- * writes canonical text. The library writes what the platform would write in another way, or at all.
+ * writes canonical text. What the platform writes in another way, or fails to refuse, is left to the library.
  */
 export function canonicalJson(value: JsonValue | object): Uint8Array {
   const ordered = JSON.stringify(inOrder(value)) as string | undefined
