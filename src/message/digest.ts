@@ -11,15 +11,15 @@ export function sha256(bytes: Uint8Array): Buffer {
   return slab.subarray(used - hashBytes, used)
 }
 
+/** The same as base64url, without bytes in between. */
+export const sha256Text = (bytes: Uint8Array): string => hash('sha256', bytes, 'base64url')
+
 // A buffer for each hash would be memory outside the JavaScript heap, which costs more than hashing. So they come as
 // strings of bytes and are kept in slabs. Those are small, because one hash keeps all of its slab alive.
 const hashBytes = 32
 const slabBytes = 64 * hashBytes
 let slab = Buffer.alloc(0)
 let used = 0
-
-/** The same as base64url, without bytes in between. */
-export const sha256Text = (bytes: Uint8Array): string => hash('sha256', bytes, 'base64url')
 
 /** Bytes of canonical base64url without padding, else undefined: each value has one spelling only (RFC 4648 §3.5). */
 export function decodeBase64url(text: string): Buffer | undefined {
