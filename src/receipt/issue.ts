@@ -19,8 +19,8 @@ export type ReceiptDraft = Subject & {
   readonly protected: string
   readonly payload: string
   readonly signature: string
-  /** Whether the signature holds. Found out on another thread, while the batch commits. */
-  readonly sound: Promise<boolean>
+  /** Whether the signature holds. To be asked when the receipt is issued: all of a batch are asked about together then. */
+  readonly isSound: () => Promise<boolean>
 }
 
 type Subject = { readonly message: string } | { readonly subject: string }
@@ -34,10 +34,9 @@ export function draftReceipt(
 ): ReceiptDraft {
   const header = receiptHeader(signed.kid)
   const payload = Buffer.from(signed.statement).toString('base64url')
-  const sound = keyring[check](signed.kid, jwsSigningInput(header, payload), signed.signature)
-  sound.catch(() => {}) // answered for when the receipt is issued, if it ever is
   const signature = Buffer.from(signed.signature).toString('base64url')
-  return { ...about, protected: header, payload, signature, sound }
+  const isSound = () => keyring[check](signed.kid, jwsSigningInput(header, payload), signed.signature)
+  return { ...about, protected: header, payload, signature, isSound }
 }
 
 /**
@@ -53,9 +52,9 @@ export function issuing(trust: TrustMaterial): IssueReceipt {
   // Two, so that what verifies a receipt has nothing from what made it.
   const lastMade = new LastProof()
   const lastProof = new LastProof()
-  return async function issueReceipt({ sound, ...draft }, place) {
+  return async function issueReceipt({ isSound, ...draft }, place) {
     const receipt: Receipt = { ...draft, header: { 'tlog-proof': formatProof(place, lastMade.lineOf) } }
-    const holds = await sound
+    const holds = await isSound()
     const evidence = { receipt: { ...receipt, header: { ...receipt.header } } }
     const { verdict, checks } = verifyEvidence(evidence, { ...trust, signatureHolds: () => holds, lastProof })
     if (verdict !== 'valid') {

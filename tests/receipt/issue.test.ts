@@ -54,7 +54,7 @@ function draftOf(message: string, statement: Uint8Array, by: KeyObject): Receipt
   const header = receiptHeader(kid)
   const payload = Buffer.from(statement).toString('base64url')
   const signature = sign(null, jwsSigningInput(header, payload), by).toString('base64url')
-  return { message, protected: header, payload, signature, sound: Promise.resolve(true) }
+  return { message, protected: header, payload, signature, isSound: async () => true }
 }
 
 const pick = (batch: number, i: number) => batches[batch]?.[i] as ReturnType<typeof makeLog>[number][number]
@@ -68,7 +68,7 @@ describe('receipts, issued one after the other', () => {
     const issueReceipt = issuing(trust)
     for (let at = 0; at < batches.length * batchSize; at++) {
       const { draft, place } = pick(Math.floor(placeOf(at) / batchSize), placeOf(at) % batchSize)
-      const { sound: _, ...signed } = draft
+      const { isSound: _, ...signed } = draft
       const receipt = await issueReceipt(draft, place)
       expect(receipt).toEqual({ ...signed, header: { 'tlog-proof': formatProof(place) } })
       expect(verifyEvidence({ receipt: structuredClone(receipt) as never }, trust)).toMatchObject({ verdict: 'valid' })
@@ -94,7 +94,7 @@ describe('receipts, issued one after the other', () => {
       ['another hash', draft, { ...place, proof: place.proof.with(-1, hashLeaf(Buffer.of())) }],
       ['two hashes swapped', draft, { ...place, proof: swapped }],
       ['a hash of another length', draft, { ...place, proof: place.proof.with(0, Buffer.alloc(31)) }],
-      ['a signature that does not hold', { ...draft, sound: Promise.resolve(false) }, place],
+      ['a signature that does not hold', { ...draft, isSound: async () => false }, place],
       ['another subject', { ...draft, message: 'msg_other' } as ReceiptDraft, place],
     ])('%s', async (_what, draft, place) => {
       await expect(issueReceipt(draft, place)).rejects.toThrow(/does not verify/)
