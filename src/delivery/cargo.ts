@@ -7,14 +7,13 @@ import type { Message } from '../message/message.ts'
 import { findMessage, payloadContext } from '../message/store.ts'
 import type { Database } from '../ports/database.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
-import type { Cargo, ClaimedDelivery } from './delivery.ts'
+import type { ClaimedDelivery, Freight } from './delivery.ts'
 
-/** What is sent of a message, whoever gets it. */
-export type Freight = Omit<Cargo, 'endpoint'>
-
-export const freightOf = ({ payload, contentType, sha256 }: Message, signed: SignedStatement): Freight => ({
-  ...{ payload, contentType: contentType ?? canonicalType, sha256 },
-  receipt: compact(signed),
+export const freightOf = ({ payload, contentType, sha256 }: Message, receipt: string): Freight => ({
+  payload,
+  contentType: contentType ?? canonicalType,
+  sha256,
+  receipt,
 })
 
 /** What a claim from the database is to send. */
