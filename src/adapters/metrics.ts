@@ -54,6 +54,8 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
   const failed = counter('batches_failed_total', 'Batches that were not committed, by reason', 'reason')
   const treeSize = gauge('log_tree_size', 'Leaves in the log')
   const attempts = counter('delivery_attempts_total', 'Attempts, by outcome', 'outcome')
+  /** Each with its label, which is dear to look up. */
+  const attemptsByOutcome = new Map<string, ReturnType<typeof attempts.labels>>()
   const attempt = histogram('delivery_attempt_seconds', 'Seconds of one attempt', attemptSeconds)
   const abandoned = counter('deliveries_abandoned_total', 'Deliveries given up on')
   const missing = counter(
@@ -80,7 +82,8 @@ export function createMetrics(): { observer: Observer; watch: (gauges: Gauges) =
     batchFailed: (reason) => failed.inc({ reason }),
     treeGrew: (size) => treeSize.set(size),
     attempted(outcome, took) {
-      attempts.inc({ outcome })
+      if (!attemptsByOutcome.has(outcome)) attemptsByOutcome.set(outcome, attempts.labels(outcome))
+      attemptsByOutcome.get(outcome)?.inc()
       attempt.observe(took)
     },
     abandoned: () => abandoned.inc(),

@@ -22,6 +22,7 @@ export class AnswerReader {
   readonly #status: number
   readonly #maxBytes: number
   readonly #head: Uint8Array[] = []
+  /** Of a body longer than what is kept. */
   #hash: Hash | undefined
   #bytes = 0
 
@@ -34,18 +35,28 @@ export class AnswerReader {
   take(chunk: Uint8Array): boolean {
     const taken = chunk.subarray(0, this.#maxBytes - this.#bytes)
     const kept = taken.subarray(0, Math.max(0, mostKeptBytes - this.#bytes))
+    if (kept.length < taken.length) this.#hash ??= hashOf(this.#head)
     if (kept.length > 0) this.#head.push(Buffer.from(kept)) // a copy: the chunk holds on to a whole read buffer
-    this.#hash ??= createHash('sha256')
-    this.#hash.update(taken)
+    this.#hash?.update(taken)
     this.#bytes += taken.length
     return taken.length === chunk.length
   }
 
   finish(complete: boolean): Answer {
-    const read = this.#hash === undefined ? nothing : { sha256: this.#hash.digest(), head: Buffer.concat(this.#head) }
-    return { status: this.#status, bytes: this.#bytes, ...read, complete }
+    const status = this.#status
+    const bytes = this.#bytes
+    if (bytes === 0) return { status, bytes, sha256: sha256OfNothing, head: nothing, complete }
+    const head = Buffer.concat(this.#head)
+    return { status, bytes, sha256: this.#hash?.digest() ?? sha256(head), head, complete }
   }
 }
 
+function hashOf(chunks: readonly Uint8Array[]): Hash {
+  const hash = createHash('sha256')
+  for (const chunk of chunks) hash.update(chunk)
+  return hash
+}
+
 /** Most answers to webhooks have no body. */
-const nothing = { sha256: sha256(new Uint8Array()), head: new Uint8Array() }
+const nothing = new Uint8Array()
+const sha256OfNothing = sha256(nothing)

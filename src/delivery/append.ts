@@ -7,6 +7,7 @@ import { payloadContext, storeMessages } from '../message/store.ts'
 import type { Database } from '../ports/database.ts'
 import { bind } from '../ports/effect.ts'
 import { draftReceipt } from '../receipt/issue.ts'
+import { compactReceipt } from '../receipt/receipt.ts'
 import type { Expiry } from '../tenant/expiry.ts'
 import type { Audience } from './subscription.ts'
 import type { DeliveryWorker } from './worker.ts'
@@ -32,11 +33,9 @@ export function appending({ issuer, database, keyring, dataKeys, expiry, sequenc
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const kept = { message, sealed, ...(await expiry.ofMessage(message)) }
-    const place = await sequencer.append({
-      stated,
-      signed,
-      effects: [bind(storeMessages, kept), bind(worker.owe, { message, expiresAt: kept.expiresAt, signed, audience })],
-    })
+    const owed = { message, expiresAt: kept.expiresAt, receipt: compactReceipt(draft), audience }
+    const effects = [bind(storeMessages, kept), bind(worker.owe, owed)]
+    const place = await sequencer.append({ stated, signed, effects })
     return { draft, place }
   }
 }

@@ -16,6 +16,7 @@ import type { Strain } from './lanes.ts'
 import type { AbandonReason, Recorder } from './record.ts'
 import { forwardedRequest } from './request.ts'
 import { nextAttemptAt } from './schedule.ts'
+import { UnderWay } from './under-way.ts'
 
 /** Beyond this, attempts wait for the database: what it has not recorded would be sent again after a crash. */
 const mostUnrecorded = 1000
@@ -49,7 +50,7 @@ export class Attempts {
   readonly #parts: AttemptParts
   readonly #freights: FreightLoader
   /** Attempts made whose record is not committed yet. */
-  readonly #unrecorded = new Set<Promise<void>>()
+  readonly #unrecorded = new UnderWay()
 
   constructor(parts: AttemptParts) {
     this.#parts = parts
@@ -61,7 +62,8 @@ export class Attempts {
   async make(delivery: ClaimedDelivery): Promise<Strain> {
     const { claims, logger } = this.#parts
     try {
-      while (this.#unrecorded.size >= mostUnrecorded) await Promise.race(this.#unrecorded)
+      const full = this.#unrecorded.atMost(mostUnrecorded - 1)
+      if (full !== undefined) await full
       if (claims.isFresh(delivery)) return await this.#make(delivery)
       claims.drop(delivery) // it may be somebody else's any moment
     } catch (error) {
@@ -73,7 +75,7 @@ export class Attempts {
 
   /** Resolves when everything that was sent is on record. */
   async recorded(): Promise<void> {
-    await Promise.all(this.#unrecorded)
+    await this.#unrecorded.atMost(0)
   }
 
   async #make(delivery: ClaimedDelivery): Promise<Strain> {
@@ -97,11 +99,7 @@ export class Attempts {
     const at = clock.now()
     const freight = cargo ?? (await this.#freights.load(delivery))
     const { messageId, replay } = delivery
-    const { headers, kid } = await forwardedRequest(
-      keyring,
-      { ...freight, endpoint },
-      { messageId, number, at, replay },
-    )
+    const { headers, kid } = await forwardedRequest(keyring, endpoint, freight, { messageId, number, at, replay })
     const { options, secrets, url } = endpoint
     const outcome = await client.post(url, headers, freight.payload, { timeoutMs: options.timeoutMs, tls: secrets.tls })
     if (outcome.kind === 'unreachable' && outcome.reason === 'aborted') {
@@ -111,7 +109,7 @@ export class Attempts {
     const news = healthEventOf(outcome, clock.now())
     if (news !== undefined) health.note(endpoint, news)
     if (isGone(outcome)) onGone(endpoint)
-    this.#follow(delivery, this.#conclude(delivery, endpoint, { number, at, outcome, kid }))
+    void this.#follow(delivery, this.#conclude(delivery, endpoint, { number, at, outcome, kid }))
     return strainOf(outcome)
   }
 
@@ -122,20 +120,20 @@ export class Attempts {
     { number, at, outcome, kid }: { number: number; at: Date; outcome: Observed; kid: string },
   ): Promise<void> {
     const { clock, random, recorder, observer, logger } = this.#parts
-    const plan = { attempt: number, now: clock.now(), schedule: this.#scheduleOf(endpoint), random }
-    const next = outcome.kind === 'delivered' ? undefined : nextAttemptAt({ ...plan, outcome })
+    const schedule = this.#scheduleOf(endpoint)
+    const next =
+      outcome.kind === 'delivered'
+        ? undefined
+        : nextAttemptAt({ attempt: number, outcome, now: clock.now(), schedule, random })
     await recorder.attempted(delivery, { number, at, outcome, next, kid })
     observer.attempted(outcome.kind === 'unreachable' ? outcome.reason : outcome.kind, outcome.durationMs / 1000)
-    const { id, tenantId, messageId, endpointId } = delivery
-    const ids = { delivery: id, tenant: tenantId, message: messageId, endpoint: endpointId }
-    const { answer, ...seen } = outcome // what receivers say is the tenant's
-    logger.debug({ ...ids, attempt: number, outcome: seen, response_bytes: answer?.bytes, next }, 'delivery.attempted')
+    if (logger.isLevelEnabled('debug')) logAttempt(logger, delivery, number, outcome, next)
     if (outcome.kind === 'delivered' || next !== undefined) return
     await this.#recordAbandoned(delivery, number, isGone(outcome) ? 'gone' : 'schedule_exhausted')
   }
 
   #abandon(delivery: ClaimedDelivery, reason: AbandonReason): Strain {
-    this.#follow(delivery, this.#recordAbandoned(delivery, delivery.attempts, reason))
+    void this.#follow(delivery, this.#recordAbandoned(delivery, delivery.attempts, reason))
     return 'unchanged'
   }
 
@@ -147,17 +145,17 @@ export class Attempts {
   }
 
   /** Keeps an eye on a record under way, whose attempt has given its place in the lane to the next. */
-  #follow(delivery: ClaimedDelivery, record: Promise<void>): void {
+  async #follow(delivery: ClaimedDelivery, record: Promise<void>): Promise<void> {
     const { logger, claims } = this.#parts
-    const followed = record
-      .catch((error: unknown) => {
-        logger.error({ err: error }, 'delivery.record failed; its lease will end and it is sent again')
-      })
-      .finally(() => {
-        claims.drop(delivery)
-        this.#unrecorded.delete(followed)
-      })
-    this.#unrecorded.add(followed)
+    this.#unrecorded.begin()
+    try {
+      await record
+    } catch (error) {
+      logger.error({ err: error }, 'delivery.record failed; its lease will end and it is sent again')
+    } finally {
+      claims.drop(delivery)
+      this.#unrecorded.end()
+    }
   }
 
   /** As it is now: it may have been changed, paused or deleted since the delivery was claimed. While the database cannot
@@ -174,6 +172,17 @@ export class Attempts {
   #scheduleOf({ options }: Endpoint): readonly number[] {
     return options.schedule ?? this.#parts.schedule
   }
+}
+
+function logAttempt(
+  logger: Logger,
+  { id, tenantId, messageId, endpointId }: ClaimedDelivery,
+  attempt: number,
+  { answer, ...outcome }: Observed, // what receivers say is the tenant's
+  next: Date | undefined,
+): void {
+  const ids = { delivery: id, tenant: tenantId, message: messageId, endpoint: endpointId }
+  logger.debug({ ...ids, attempt, outcome, response_bytes: answer?.bytes, next }, 'delivery.attempted')
 }
 
 const isGone = (outcome: Outcome): boolean => outcome.kind === 'refused' && outcome.status === 410

@@ -8,14 +8,13 @@ import type { Message } from '../message/message.ts'
 import { payloadContext } from '../message/store.ts'
 import { type Database, textArray, timestamptzArray } from '../ports/database.ts'
 import { compactReceipt } from '../receipt/receipt.ts'
-import type { Cargo, ClaimedDelivery } from './delivery.ts'
+import type { ClaimedDelivery, Freight } from './delivery.ts'
 
-/** What is sent of a message, whoever gets it. */
-export type Freight = Omit<Cargo, 'endpoint'>
-
-export const freightOf = ({ payload, contentType, sha256 }: Message, signed: SignedStatement): Freight => ({
-  ...{ payload, contentType: contentType ?? canonicalType, sha256 },
-  receipt: compact(signed),
+export const freightOf = ({ payload, contentType, sha256 }: Message, receipt: string): Freight => ({
+  payload,
+  contentType: contentType ?? canonicalType,
+  sha256,
+  receipt,
 })
 
 const selectFreight = `

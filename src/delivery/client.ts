@@ -7,6 +7,7 @@ import { type Answer, AnswerReader } from './answer.ts'
 import { Connecting, type ConnectPhases } from './connecting.ts'
 import { type EgressGuard, HostUnresolved } from './guard.ts'
 import { fingerprintOf, secureContextOf } from './tls-identity.ts'
+import { UnderWay } from './under-way.ts'
 
 /** What came of one attempt. Durations are whole milliseconds, from the call of `post` to its end. */
 export type Outcome =
@@ -74,15 +75,16 @@ export interface AttemptOptions {
  */
 export class OutboundClient {
   readonly #guard: EgressGuard
-  readonly #limits: AttemptLimits
+  readonly #timeoutMs: number
+  readonly #terms: AttemptTerms
   readonly #agents: Agents
   readonly #targets = new Map<string, Target>()
-  readonly #inFlight = new Set<Promise<Observed>>()
 
   constructor(options: OutboundOptions) {
     const { guard, timeoutMs = 15_000, maxResponseBytes = 64 * 1024, clock = systemClock } = options
     this.#guard = guard
-    this.#limits = { timeoutMs, maxResponseBytes, clock }
+    this.#timeoutMs = timeoutMs
+    this.#terms = { maxResponseBytes, clock, underWay: new UnderWay() }
     this.#agents = new Agents(options)
   }
 
@@ -95,10 +97,10 @@ export class OutboundClient {
     url: string,
     headers: Readonly<Record<string, string>>,
     body: Uint8Array,
-    { timeoutMs = this.#limits.timeoutMs, tls = null, onData }: AttemptOptions = {},
+    { timeoutMs = this.#timeoutMs, tls = null, onData }: AttemptOptions = {},
   ): Promise<Observed> {
-    const outcome = new Promise<Observed>((resolve, reject) => {
-      const attempt = new Attempt({ ...this.#limits, timeoutMs }, resolve, reject, onData)
+    return new Promise<Observed>((resolve, reject) => {
+      const attempt = new Attempt(this.#terms, timeoutMs, resolve, reject, onData)
       try {
         const { origin, path } = this.#target(url)
         const request = { origin, path, method: 'POST', headers: { ...ownHeaders, ...headers }, body } as const
@@ -107,15 +109,11 @@ export class OutboundClient {
         attempt.onResponseError(undefined, error)
       }
     })
-    this.#inFlight.add(outcome)
-    const forget = () => this.#inFlight.delete(outcome)
-    outcome.then(forget, forget)
-    return outcome
   }
 
   /** Waits for the attempts in flight, at most `graceMs`, then aborts the rest, and any that are posted later. */
-  async close(graceMs = this.#limits.timeoutMs): Promise<void> {
-    await Promise.race([Promise.allSettled(this.#inFlight), delay(graceMs, undefined, { ref: false })])
+  async close(graceMs = this.#timeoutMs): Promise<void> {
+    await Promise.race([this.#terms.underWay.atMost(0), delay(graceMs, undefined, { ref: false })])
     await this.#agents.destroy()
   }
 
@@ -185,10 +183,13 @@ class Agents {
     const connect = guardedConnector(this.#options, tls)
     return new Agent({
       factory: (origin, options) =>
-        new Pool(origin, { ...options, factory: (url, limits) => new TimedClient(url, limits, connect) }),
+        new Pool(origin, {
+          ...options,
+          allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
+          factory: (url, limits) => new TimedClient(url, limits, connect),
+        }),
       connections: this.#options.connectionsPerOrigin ?? 64,
       pipelining: 1,
-      allowH2: false, // one attempt per socket, so that a stalled answer holds up nobody else's
       maxHeaderSize: 16 * 1024,
       headersTimeout: 0, // our deadline covers headers and body together
       bodyTimeout: 0,
@@ -230,15 +231,16 @@ class TimedClient extends Client {
   }
 }
 
-interface AttemptLimits {
-  readonly timeoutMs: number
+/** What all attempts of a client have in common. */
+interface AttemptTerms {
   readonly maxResponseBytes: number
   readonly clock: Clock
+  readonly underWay: UnderWay
 }
 
 /** One attempt, from dispatch to outcome. It settles once; whatever undici reports after that changes nothing. */
 class Attempt implements Dispatcher.DispatchHandler {
-  readonly #limits: AttemptLimits
+  readonly #terms: AttemptTerms
   readonly #resolve: (outcome: Observed) => void
   readonly #reject: (error: unknown) => void
   readonly #onData: ((chunk: Uint8Array) => void) | undefined
@@ -251,20 +253,21 @@ class Attempt implements Dispatcher.DispatchHandler {
   #sentMs: number | undefined
   #answeredMs: number | undefined
   #answer: AnswerReader | undefined
-  #status = 0
   #retryAfterMs: number | undefined
 
   constructor(
-    limits: AttemptLimits,
+    terms: AttemptTerms,
+    timeoutMs: number,
     resolve: (outcome: Observed) => void,
     reject: (error: unknown) => void,
     onData: ((chunk: Uint8Array) => void) | undefined,
   ) {
     this.#onData = onData
-    this.#limits = limits
+    this.#terms = terms
     this.#resolve = resolve
     this.#reject = reject
-    this.#deadline = setTimeout(Attempt.#expire, limits.timeoutMs, this)
+    this.#deadline = setTimeout(Attempt.#expire, timeoutMs, this)
+    terms.underWay.begin()
   }
 
   static #expire(attempt: Attempt): void {
@@ -287,10 +290,9 @@ class Attempt implements Dispatcher.DispatchHandler {
       if (++this.#interims > maxInterims) this.#giveUp('protocol')
       return
     }
-    this.#status = status
     this.#answeredMs = performance.now()
-    this.#answer = new AnswerReader(status, this.#limits.maxResponseBytes)
-    this.#retryAfterMs = parseRetryAfter(headers['retry-after'], this.#limits.clock)
+    this.#answer = new AnswerReader(status, this.#terms.maxResponseBytes)
+    this.#retryAfterMs = parseRetryAfter(headers['retry-after'], this.#terms.clock)
   }
 
   onResponseData(_: Dispatcher.DispatchController, chunk: Uint8Array): void {
@@ -305,9 +307,7 @@ class Attempt implements Dispatcher.DispatchHandler {
 
   onResponseError(_: unknown, error: unknown): void {
     if (error instanceof errors.InvalidArgumentError) {
-      this.#settled = true
-      clearTimeout(this.#deadline)
-      this.#reject(error)
+      if (this.#end()) this.#reject(error)
     } else {
       this.#settle(reasonOf(error))
     }
@@ -321,29 +321,38 @@ class Attempt implements Dispatcher.DispatchHandler {
 
   /** `cutShort` is why the answer was not read to its end, if it was not. */
   #settle(cutShort: UnreachableReason | undefined): void {
-    if (this.#settled) return
-    this.#settled = true
-    clearTimeout(this.#deadline)
-    const status = this.#status
-    const durationMs = Math.round(performance.now() - this.#startedMs)
+    if (!this.#end()) return
+    const nowMs = performance.now()
+    const durationMs = Math.round(nowMs - this.#startedMs)
+    const phases = this.#phases(nowMs)
     const answer = this.#answer?.finish(cutShort === undefined)
-    const seen = { durationMs, phases: this.#phases(), ...(answer !== undefined && { answer }) }
-    if (status >= 300) {
+    if (answer === undefined) {
+      this.#resolve({ kind: 'unreachable', reason: cutShort ?? 'protocol', durationMs, phases })
+    } else if (answer.status >= 300) {
       const retryAfter = this.#retryAfterMs === undefined ? {} : { retryAfterMs: this.#retryAfterMs }
-      this.#resolve({ kind: 'refused', status, ...retryAfter, ...seen })
+      this.#resolve({ kind: 'refused', status: answer.status, ...retryAfter, durationMs, phases, answer })
     } else if (cutShort !== undefined) {
-      this.#resolve({ kind: 'unreachable', reason: cutShort, ...seen })
+      this.#resolve({ kind: 'unreachable', reason: cutShort, durationMs, phases, answer })
     } else {
-      this.#resolve({ kind: 'delivered', status, ...seen })
+      this.#resolve({ kind: 'delivered', status: answer.status, durationMs, phases, answer })
     }
   }
 
-  #phases(): Phases {
+  /** False if it has ended before. */
+  #end(): boolean {
+    if (this.#settled) return false
+    this.#settled = true
+    clearTimeout(this.#deadline)
+    this.#terms.underWay.end()
+    return true
+  }
+
+  #phases(nowMs: number): Phases {
     const connected = this.#connection?.connecting?.phases()
-    const [sentMs, answeredMs] = [this.#sentMs, this.#answeredMs]
-    if (sentMs === undefined || answeredMs === undefined) return connected ?? {}
-    const firstByteMs = Math.round(answeredMs - sentMs)
-    return { ...connected, firstByteMs, bodyMs: Math.round(performance.now() - answeredMs) }
+    if (this.#sentMs === undefined || this.#answeredMs === undefined) return connected ?? {}
+    const firstByteMs = Math.round(this.#answeredMs - this.#sentMs)
+    const bodyMs = Math.round(nowMs - this.#answeredMs)
+    return connected === undefined ? { firstByteMs, bodyMs } : { ...connected, firstByteMs, bodyMs }
   }
 }
 

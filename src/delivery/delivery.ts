@@ -19,9 +19,13 @@ export interface ClaimedDelivery {
   readonly cargo: Cargo | undefined
 }
 
-/** The bytes to forward, the receipt of their acceptance, and where and how to send them. */
-export interface Cargo {
+/** What to send, and where and how. */
+export interface Cargo extends Freight {
   readonly endpoint: Endpoint
+}
+
+/** The bytes to forward and the receipt of their acceptance: the same for every endpoint. */
+export interface Freight {
   /** The payload: canonical JSON, or the bytes as posted. */
   readonly payload: Uint8Array
   readonly contentType: string
@@ -48,13 +52,13 @@ export interface AttemptRecord {
   readonly leaf_index: number
 }
 
-/** Whole milliseconds. */
+/** Whole milliseconds; undefined, and absent from JSON, what an attempt did not come to. */
 export interface RecordedPhases {
-  readonly dns_ms?: number
-  readonly connect_ms?: number
-  readonly tls_ms?: number
-  readonly first_byte_ms?: number
-  readonly body_ms?: number
+  readonly dns_ms?: number | undefined
+  readonly connect_ms?: number | undefined
+  readonly tls_ms?: number | undefined
+  readonly first_byte_ms?: number | undefined
+  readonly body_ms?: number | undefined
 }
 
 /** What came back, as far as it was read. Its first bytes are kept where the attempt failed (answer-store.ts). */

@@ -229,6 +229,7 @@ export class Lanes<Item> {
 
   /** Lines up a lane that waits for a place at the host. */
   #passOn({ waiting }: Host<Item>): void {
+    if (waiting.size === 0) return
     for (const lane of waiting) {
       waiting.delete(lane)
       if (!lane.open) continue
@@ -320,23 +321,22 @@ class Lane<Item> {
 
 /** Members of several owners, taken in turn: the owners in turn, and of each its members in turn. */
 class Ring<Member> {
-  /** In the order of their turns. */
-  readonly #owners = new Map<string, Set<Member>>()
+  /** Both in the order of their turns. A tenant has few endpoints, so an array is searched faster than a set is made. */
+  readonly #owners = new Map<string, Member[]>()
 
   add(owner: string, member: Member): void {
     const members = this.#owners.get(owner)
-    if (members === undefined) this.#owners.set(owner, new Set([member]))
-    else members.add(member)
+    if (members === undefined) this.#owners.set(owner, [member])
+    else if (!members.includes(member)) members.push(member)
   }
 
   take(): Member | undefined {
+    if (this.#owners.size === 0) return undefined
     for (const [owner, members] of this.#owners) {
       this.#owners.delete(owner)
-      for (const member of members) {
-        members.delete(member)
-        if (members.size > 0) this.#owners.set(owner, members) // now at the end
-        return member
-      }
+      const member = members.shift()
+      if (members.length > 0) this.#owners.set(owner, members) // now at the end
+      return member
     }
     return undefined
   }

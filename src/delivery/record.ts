@@ -19,7 +19,7 @@ import {
   subjectOf,
 } from './delivery.ts'
 import { letNextFollow } from './order.ts'
-import { recordAttempts } from './store.ts'
+import { type RecordedAttempt, recordAttempts } from './store.ts'
 
 export interface MadeAttempt {
   readonly number: number
@@ -65,25 +65,16 @@ export class Recorder {
   }
 
   async attempted(delivery: ClaimedDelivery, attempt: MadeAttempt): Promise<void> {
-    const { number, at, outcome, next, kid } = attempt
-    const response = responseOf(outcome)
-    const facts = {
-      outcome: outcome.kind,
-      ...(outcome.kind === 'unreachable' ? { reason: outcome.reason } : { status: outcome.status }),
-      duration_ms: outcome.durationMs,
-      ...(response !== undefined && { response }),
-    }
-    const last = outcome.kind !== 'delivered' && next === undefined
+    const { number, outcome, next, kid } = attempt
+    const delivered = outcome.kind === 'delivered'
+    const facts = factsOf(outcome)
+    const head = delivered ? undefined : await this.#sealHead(delivery, attempt)
+    // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
+    const nextAttemptAt = delivered ? null : (next ?? this.#leaseEnd(delivery))
     await this.#state(
       delivery,
-      { kind: 'delivery.attempted', ...subjectOf(delivery), attempt: number, ...facts, kid },
-      bind(this.#attempts, {
-        delivery,
-        record: { number, at: at.toISOString(), ...facts, ...phasesOf(outcome) },
-        head: await this.#sealHead(delivery, attempt),
-        // Without a next attempt it stays claimed until it is abandoned, so that a crash in between is made good.
-        nextAttemptAt: last ? this.#leaseEnd(delivery) : (next ?? null),
-      }),
+      { ...subjectOf(delivery), ...facts, kind: 'delivery.attempted', attempt: number, kid },
+      bind(this.#attempts, { delivery, attempt, facts, head, nextAttemptAt }),
     )
   }
 
@@ -94,24 +85,25 @@ export class Recorder {
 
   readonly #attempts: Effect<{
     delivery: ClaimedDelivery
-    record: Omit<AttemptRecord, 'leaf_index'>
+    attempt: MadeAttempt
+    facts: AttemptFacts
     head: Omit<SealedAnswer, 'leafIndex'> | undefined
     nextAttemptAt: Date | null
   }> = {
     write: async (tx, rows) => {
-      recordAttempts(
-        tx,
-        rows.map(({ row: { delivery, record, nextAttemptAt }, leafIndex }) => {
-          const { id, claim } = delivery
-          return { id, claim, nextAttemptAt, record: { ...record, leaf_index: leafIndex } }
-        }),
-      )
-      const answers = rows.flatMap(({ row: { head }, leafIndex }) =>
-        head === undefined ? [] : [{ ...head, leafIndex }],
-      )
+      const attempts: RecordedAttempt[] = []
+      const answers: SealedAnswer[] = []
+      const ordered: ClaimedDelivery[] = []
+      for (const { row, leafIndex } of rows) {
+        const { delivery, attempt, facts, head, nextAttemptAt } = row
+        const { id, claim, orderKey } = delivery
+        attempts.push({ id, claim, record: recordOf(attempt, facts, leafIndex), nextAttemptAt })
+        if (head !== undefined) answers.push({ ...head, leafIndex })
+        if (orderKey !== null && nextAttemptAt === null) ordered.push(delivery)
+      }
+      recordAttempts(tx, attempts)
       if (answers.length > 0) insertAnswers(tx, answers)
-      const settled = rows.filter(({ row }) => row.nextAttemptAt === null).map(({ row }) => row.delivery)
-      letNextFollow(tx, settled, this.#clock.now())
+      if (ordered.length > 0) letNextFollow(tx, ordered, this.#clock.now())
       return undefined
     },
   }
@@ -121,8 +113,8 @@ export class Recorder {
     { tenantId, id }: ClaimedDelivery,
     { number, at, outcome }: MadeAttempt,
   ): Promise<Omit<SealedAnswer, 'leafIndex'> | undefined> {
-    const { kind, answer } = outcome
-    if (kind === 'delivered' || answer === undefined || answer.head.length === 0) return undefined
+    const { answer } = outcome
+    if (answer === undefined || answer.head.length === 0) return undefined
     const dataKey = await this.#dataKeys.get(this.#database, tenantId)
     const sealed = dataKey.seal(answer.head, answerContext(tenantId, id, number))
     return { tenantId, sealed, expiresAt: await this.#expiry.ofAnswer(tenantId, at) }
@@ -149,6 +141,25 @@ export class Recorder {
   }
 }
 
+/** What the statement of an attempt and the row of its delivery say alike. */
+type AttemptFacts = Pick<AttemptRecord, 'outcome' | 'status' | 'reason' | 'duration_ms' | 'response'>
+
+function factsOf(outcome: Observed): AttemptFacts {
+  const { kind, durationMs } = outcome
+  const facts: AttemptFacts =
+    kind === 'unreachable'
+      ? { outcome: kind, reason: outcome.reason, duration_ms: durationMs }
+      : { outcome: kind, status: outcome.status, duration_ms: durationMs }
+  const response = responseOf(outcome)
+  return response === undefined ? facts : { ...facts, response }
+}
+
+function recordOf({ number, at, outcome }: MadeAttempt, facts: AttemptFacts, leafIndex: number): AttemptRecord {
+  const record = { ...facts, number, at: at.toISOString(), leaf_index: leafIndex }
+  const phases = phasesOf(outcome)
+  return phases === undefined ? record : { ...record, phases }
+}
+
 /** Of an answer without a body the status says all there is to say. */
 function responseOf({ kind, answer }: Observed): RecordedResponse | undefined {
   if (answer === undefined || (answer.bytes === 0 && answer.complete)) return undefined
@@ -161,14 +172,8 @@ function responseOf({ kind, answer }: Observed): RecordedResponse | undefined {
   }
 }
 
-function phasesOf({ phases }: Observed): { phases?: RecordedPhases } {
+function phasesOf({ phases }: Observed): RecordedPhases | undefined {
   const { dnsMs, connectMs, tlsMs, firstByteMs, bodyMs } = phases
-  const named: RecordedPhases = {
-    ...(dnsMs !== undefined && { dns_ms: dnsMs }),
-    ...(connectMs !== undefined && { connect_ms: connectMs }),
-    ...(tlsMs !== undefined && { tls_ms: tlsMs }),
-    ...(firstByteMs !== undefined && { first_byte_ms: firstByteMs }),
-    ...(bodyMs !== undefined && { body_ms: bodyMs }),
-  }
-  return Object.keys(named).length === 0 ? {} : { phases: named }
+  if ((firstByteMs ?? connectMs ?? dnsMs) === undefined) return undefined
+  return { dns_ms: dnsMs, connect_ms: connectMs, tls_ms: tlsMs, first_byte_ms: firstByteMs, body_ms: bodyMs }
 }

@@ -1,8 +1,8 @@
 import { createHmac } from 'node:crypto'
 import type { Keyring } from '../keyring/keyring.ts'
 import { httpSigningInput, type SigningInput, webhookSigningInput } from '../keyring/signing-input.ts'
-import type { HmacSecret } from '../tenant/records.ts'
-import type { Cargo } from './delivery.ts'
+import type { Endpoint, HmacSecret } from '../tenant/records.ts'
+import type { Freight } from './delivery.ts'
 
 /** The headers of one attempt, and the kid of the key that signed it. */
 export interface ForwardedRequest {
@@ -25,32 +25,36 @@ export interface AttemptFacts {
  */
 export async function forwardedRequest(
   keyring: Keyring,
-  cargo: Cargo,
+  { url, options, secrets }: Endpoint,
+  { payload, contentType, sha256, receipt }: Freight,
   { messageId, number, at, replay }: AttemptFacts,
 ): Promise<ForwardedRequest> {
-  const { options, secrets } = cargo.endpoint
   const { rfc9421, hmac, retiringKey } = options.signatures
   const timestampS = Math.floor(at.getTime() / 1000)
-  const input = webhookSigningInput(messageId, timestampS, cargo.payload)
-  const retiringSignature = retiringKey ? keyring.signRetiring(input) : undefined
-  const [active, retiring] = await Promise.all([keyring.sign(() => input), retiringSignature])
-  const signers = retiring === undefined ? [active] : [active, retiring]
-  const symmetric = hmac ? hmacSignatures(secrets.hmac, input, at) : []
-  const headers = {
+  const input = webhookSigningInput(messageId, timestampS, payload)
+  const [active, retiring] = retiringKey
+    ? await Promise.all([keyring.sign(() => input), keyring.signRetiring(input)])
+    : [await keyring.sign(() => input), undefined]
+  let signatures = `v1a,${base64(active.signature)}`
+  if (retiring !== undefined) signatures += ` v1a,${base64(retiring.signature)}`
+  if (hmac) for (const signature of hmacSignatures(secrets.hmac, input, at)) signatures += ` ${signature}`
+  const headers: SentHeaders = {
     ...secrets.headers, // first, so that none can stand in for one of ours
-    'content-type': cargo.contentType,
-    'content-digest': `sha-256=:${Buffer.from(cargo.sha256).toString('base64')}:`,
+    'content-type': contentType,
+    'content-digest': `sha-256=:${base64(sha256)}:`,
     'webhook-id': messageId,
     'webhook-timestamp': String(timestampS),
-    'webhook-signature': [...signers.map(({ signature }) => `v1a,${base64(signature)}`), ...symmetric].join(' '),
-    'webhook-key-id': signers.map(({ kid }) => kid).join(' '),
-    'webhook-receipt': cargo.receipt,
+    'webhook-signature': signatures,
+    'webhook-key-id': retiring === undefined ? active.kid : `${active.kid} ${retiring.kid}`,
+    'webhook-receipt': receipt,
     'webhook-attempt': String(number),
-    ...(replay !== null && { 'webhook-replay': replay }),
   }
-  if (!rfc9421) return { headers, kid: active.kid }
-  return { headers: { ...headers, ...(await httpSignature(keyring, cargo, headers, timestampS)) }, kid: active.kid }
+  if (replay !== null) headers['webhook-replay'] = replay
+  if (rfc9421) Object.assign(headers, await httpSignature(keyring, url, headers, timestampS))
+  return { headers, kid: active.kid }
 }
+
+type SentHeaders = Record<SignedField, string> & Record<string, string>
 
 /** Standard Webhooks `v1`: HMAC-SHA256 by each secret that is in use, over what `v1a` signs. */
 const hmacSignatures = (secrets: readonly HmacSecret[], input: SigningInput, at: Date): string[] =>
@@ -66,7 +70,7 @@ type SignedField = 'content-type' | 'content-digest' | 'webhook-id' | 'webhook-t
 /** RFC 9421, one signature under the label that every library expects. */
 async function httpSignature(
   keyring: Keyring,
-  { endpoint }: Cargo,
+  url: string,
   headers: Readonly<Record<SignedField, string>>,
   createdS: number,
 ): Promise<Record<string, string>> {
@@ -78,11 +82,12 @@ async function httpSignature(
   }
   let parameters = ''
   const { signature } = await keyring.sign((kid) => {
-    const base = httpSigningInput({ url: new URL(endpoint.url), fields, createdS, kid })
+    const base = httpSigningInput({ url: new URL(url), fields, createdS, kid })
     parameters = base.parameters
     return base.input
   })
   return { 'signature-input': `sig1=${parameters}`, signature: `sig1=:${base64(signature)}:` }
 }
 
-const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64')
+const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('base64')

@@ -1,7 +1,6 @@
 import type { DataKeys } from '../keyring/data-keys.ts'
 import type { Keyring } from '../keyring/keyring.ts'
 import type { Sequencer } from '../log/sequencer.ts'
-import type { SignedStatement } from '../log/statement.ts'
 import type { IdMaker } from '../message/id.ts'
 import type { Message } from '../message/message.ts'
 import type { Clock } from '../ports/clock.ts'
@@ -28,11 +27,12 @@ import { insertDeliveries, insertOrdered, type NewDelivery, type OrderedDelivery
 import { type Audience, Subscriptions } from './subscription.ts'
 import { Wakeable } from './wakeable.ts'
 
-/** A message and its signed statement of acceptance: what every endpoint that wants it is owed. */
+/** A message and the receipt of its acceptance: what every endpoint that wants it is owed. */
 export interface Owed {
   readonly message: Message
   readonly expiresAt: Date
-  readonly signed: SignedStatement
+  /** Compact JWS. */
+  readonly receipt: string
   readonly audience: Audience
 }
 
@@ -134,7 +134,7 @@ export class DeliveryWorker {
         const { tenantId, id: messageId, value, payload } = row.message
         const endpoints = await directory.endpointsAt(tx, tenantId, head.configuration)
         if (endpoints.length === 0) continue
-        const freight = freightOf(row.message, row.signed)
+        const freight = freightOf(row.message, row.receipt)
         for (const endpoint of endpoints) {
           if (!this.#subscriptions.wants(endpoint, value, row.audience)) continue
           const delivery = { id: ids.make('dlv', now), tenantId, messageId, endpointId: endpoint.id }

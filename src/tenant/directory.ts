@@ -48,15 +48,13 @@ export class Directory {
 
   /** An API key that is not revoked. */
   async findApiKey(id: string): Promise<ApiKey | undefined> {
-    await this.refresh()
-    const key = await this.#recall(this.#apiKeys, id, findApiKey)
+    const key = await this.#find(this.#apiKeys, id, findApiKey)
     return key?.revokedAt === null ? key : undefined
   }
 
   /** A tenant that exists, or existed. */
-  async findTenant(id: string): Promise<Tenant | undefined> {
-    await this.refresh()
-    return this.#recall(this.#tenants, id, findTenant)
+  findTenant(id: string): Promise<Tenant | undefined> {
+    return this.#find(this.#tenants, id, findTenant)
   }
 
   /** Whether a tenant was erased, as far as this process has heard. */
@@ -70,21 +68,19 @@ export class Directory {
     return (this.#tenants.get(tenantId) ?? (await this.findTenant(tenantId)))?.retention ?? leastRetention
   }
 
-  async findSource(id: string): Promise<Source | undefined> {
-    await this.refresh()
-    return this.#recall(this.#sources, id, findSource)
+  findSource(id: string): Promise<Source | undefined> {
+    return this.#find(this.#sources, id, findSource)
   }
 
   /** The source of an ingest URL, by the SHA-256 of its token. */
-  async findSourceByToken(tokenHash: Uint8Array): Promise<Source | undefined> {
-    await this.refresh()
+  findSourceByToken(tokenHash: Uint8Array): Promise<Source | undefined> {
     const name = Buffer.from(tokenHash).toString('base64url')
-    return this.#recall(this.#sourcesByToken, name, (tx) => findSourceByToken(tx, tokenHash))
+    return this.#find(this.#sourcesByToken, name, (tx) => findSourceByToken(tx, tokenHash))
   }
 
   /** The endpoints of a tenant as of `configuration`, which the caller read in `tx` under the lock of the head. */
   async endpointsAt(tx: Tx, tenantId: string, configuration: number): Promise<readonly Endpoint[]> {
-    await this.#catchUp(tx, configuration)
+    if (configuration > this.#configuration) await this.#catchUp(tx, configuration)
     const known = this.#endpoints.get(tenantId)
     if (known !== undefined) return known
     const endpoints = await this.#readEndpoints(tx, tenantId)
@@ -94,19 +90,20 @@ export class Directory {
 
   /** An endpoint that is not deleted, as it was at most {@link freshMs} ago. */
   async findEndpoint(tenantId: string, id: string): Promise<Endpoint | undefined> {
-    await this.refresh()
-    const endpoints = await this.#recall(this.#endpoints, tenantId, this.#readEndpoints)
+    const endpoints = await this.#find(this.#endpoints, tenantId, this.#readEndpoints)
     return endpoints?.find((endpoint) => endpoint.id === id)
   }
 
   readonly #readEndpoints = async (tx: Tx, tenantId: string): Promise<Endpoint[]> =>
     endpointsOf(tx, tenantId, await this.#dataKeys.get(tx, tenantId))
 
-  async #recall<T>(
+  /** From memory, if the configuration has not moved on. */
+  async #find<T>(
     cache: Map<string, T>,
     id: string,
     find: (tx: Tx, id: string) => Promise<T | undefined>,
   ): Promise<T | undefined> {
+    if (!this.#isFresh()) await this.refresh()
     const known = cache.get(id)
     if (known !== undefined) return known
     const configuration = this.#configuration
@@ -118,12 +115,16 @@ export class Directory {
 
   /** Asks whether the configuration moved on, unless that was asked a moment ago. */
   async refresh(): Promise<void> {
-    const age = this.#clock.now().getTime() - this.#checkedAtMs
-    if (age >= 0 && age < freshMs) return
+    if (this.#isFresh()) return
     this.#checking ??= this.#check().finally(() => {
       this.#checking = undefined
     })
     await this.#checking
+  }
+
+  #isFresh(): boolean {
+    const age = this.#clock.now().getTime() - this.#checkedAtMs
+    return age >= 0 && age < freshMs
   }
 
   async #check(): Promise<void> {

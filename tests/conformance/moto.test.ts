@@ -33,7 +33,7 @@ describe.runIf(present)('against moto', () => {
     await ended
   })
 
-  const logger = { debug() {}, info() {}, warn() {}, error() {} }
+  const logger = { isLevelEnabled: () => false, debug() {}, info() {}, warn() {}, error() {} }
   const credentials = { accessKeyId: 'test', secretAccessKey: 'test' }
   const open = () => {
     // The error page is not worth repeating: every opened wrapper meets it once.

@@ -27,7 +27,7 @@ afterEach(() => {
 
 const logged: { facts: object; what: string }[] = []
 const log = (facts: object, what: string) => void logged.push({ facts, what })
-const logger = { debug: log, info: log, warn: log, error: log }
+const logger = { isLevelEnabled: () => true, debug: log, info: log, warn: log, error: log }
 
 const open = (options: Partial<AwsKmsOptions> = {}) => openAwsKmsKeyWrapper({ keyId: server.keyId, logger, ...options })
 
