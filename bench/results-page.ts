@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import { bars, type FigureName, figureKinds, meets, showFigure, showNumber } from './figures.ts'
+import { limitsMarkdown } from './limits.ts'
 import type { Profile } from './profile.ts'
 import { type Report, type Spread, showBar, summarize } from './report.ts'
 import { scenarios } from './scenarios.ts'
@@ -32,6 +33,7 @@ export function resultsPage(reports: readonly Report[], drill: string): string {
     const verdict = spread === undefined ? 'not measured' : meets(spread.median, bar) ? 'met' : '**not met**'
     return `| ${scenario} | ${figureKinds[figure].label} | ${showBar(bar)} | ${goal === undefined ? '' : showNumber(goal)} | ${cell(spread, figure)} | ${verdict} |`
   })
+  const limits = limitsMarkdown((scenario, figure) => summary.get(scenario)?.get(figure)?.median)
   return `${opening}
 
 ## Measured
@@ -43,7 +45,7 @@ ${reports.map(describe).join('\n')}
 | scenario | figure | bar | goal | found | |
 | --- | --- | ---: | ---: | ---: | --- |
 ${judged.join('\n')}
-
+${limits && `\n${limits}\n`}
 ## Figures
 
 ${sections.join('\n')}${profile ? `\n${profileMarkdown(profile)}\n` : ''}

@@ -28,7 +28,7 @@ export function appending({ issuer, database, keyring, dataKeys, expiry, sequenc
   return async function append(message: Message, audience: Audience) {
     const stated = state(issuer, acceptanceOf(message), message.acceptedAt)
     const signed = await signStatement(keyring, stated.statement)
-    const draft = draftReceipt({ message: message.id }, signed, keyring)
+    const draft = draftReceipt({ message: message.id }, signed, keyring, 'confirm')
     const dataKey = await dataKeys.get(database, message.tenantId)
     const sealed = dataKey.seal(message.payload, payloadContext(message.tenantId, message.id))
     const kept = { message, sealed, ...(await expiry.ofMessage(message)) }

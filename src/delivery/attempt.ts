@@ -7,7 +7,7 @@ import type { Observer } from '../ports/observer.ts'
 import type { Directory } from '../tenant/directory.ts'
 import type { Endpoint } from '../tenant/records.ts'
 import { healthEventOf } from './breaker.ts'
-import { loadFreight } from './cargo.ts'
+import { FreightLoader } from './cargo.ts'
 import type { Claims } from './claims.ts'
 import type { Observed, OutboundClient, Outcome } from './client.ts'
 import type { ClaimedDelivery } from './delivery.ts'
@@ -47,11 +47,13 @@ export interface AttemptParts {
  */
 export class Attempts {
   readonly #parts: AttemptParts
+  readonly #freights: FreightLoader
   /** Attempts made whose record is not committed yet. */
   readonly #unrecorded = new Set<Promise<void>>()
 
   constructor(parts: AttemptParts) {
     this.#parts = parts
+    this.#freights = new FreightLoader(parts)
   }
 
   /** Makes the next attempt of a delivery. Resolves with how the endpoint bore it, once it has answered; its record goes
@@ -93,7 +95,7 @@ export class Attempts {
 
     const number = delivery.attempts + 1
     const at = clock.now()
-    const freight = cargo ?? (await loadFreight(this.#parts, delivery))
+    const freight = cargo ?? (await this.#freights.load(delivery))
     const { messageId, replay } = delivery
     const { headers, kid } = await forwardedRequest(
       keyring,

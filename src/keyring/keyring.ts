@@ -125,6 +125,12 @@ export class Keyring {
     return publicKey !== undefined && signature.length === 64 && this.#thread.verify(publicKey, input, signature)
   }
 
+  /** Whether a signature that this process made just now holds: as `verify`, for less. Not for one from anywhere else. */
+  async confirm(kid: string, input: SigningInput, signature: Uint8Array): Promise<boolean> {
+    const signer = this.#signing.get(kid)
+    return signer ? this.#thread.confirm(signer.key, input, signature) : this.verify(kid, input, signature)
+  }
+
   /** Stops the thread. Nothing can be signed any more. */
   close(): Promise<void> {
     return this.#thread.close()

@@ -1,39 +1,37 @@
-import { type KeyObject, sign, verify } from 'node:crypto'
-import { parentPort, Worker, workerData } from 'node:worker_threads'
+import type { KeyObject } from 'node:crypto'
+import { Worker } from 'node:worker_threads'
+import { type Answers, answerAll, type Question, signatureBytes } from './ed25519.ts'
+import { writeLetter } from './signing-letter.ts'
 
-/** What goes over at once: the questions of one turn, and the keys they name for the first time. */
-interface Letter {
-  readonly keys: readonly (readonly [number, KeyObject])[]
-  /** Three numbers for each question: its key, the length of its input, and 1 if a signature is to be verified. */
-  readonly heads: Uint32Array<ArrayBuffer>
-  /** For each question its input, then the signature to verify. One buffer, since the thread is handed that, not a copy. */
-  readonly bytes: Uint8Array<ArrayBuffer>
+interface Asked {
+  readonly question: Question
+  readonly answer: (bytes: Uint8Array) => void
+  readonly reject: (error: Error) => void
 }
 
-/** For each question its answer in 64 bytes: the signature, or 1 in the first if the one given holds. */
-type Reply = Uint8Array<ArrayBuffer>
+/** While one letter is answered another is on its way, so that the thread need not wait for ours. */
+const mostLetters = 2
 
-const signatureBytes = 64
-const headNumbers = 3
+/** So few are answered here: a letter costs this thread as much as answering one, and the other thread once more. */
+const fewQuestions = 2
 
 /**
- * Ed25519 on a thread of its own, the dearest things done for a message: two signatures and a verification, 0.2 ms
- * together. What is asked in one turn of the event loop goes over in one letter, since a letter with one question costs
- * as much as it saves; that is also why this beats the callback forms of node:crypto, which wake a thread for each.
+ * Ed25519 on a thread of its own: the dearest things done for a message, three signatures, some 0.13 ms together. What is
+ * asked in one turn of the event loop goes over in one letter; while two are under way, the next fills. That is also why
+ * this beats the callback forms of node:crypto, which wake a thread for each.
  */
 export class SigningThread {
-  readonly #worker = new Worker(new URL(import.meta.url), { name: 'signing', workerData: signingThread })
-  readonly #keys = new Map<KeyObject, number>()
-  readonly #sent: Question[][] = []
-  #keysToSend: (readonly [number, KeyObject])[] = []
-  #questions: Question[] = []
+  readonly #worker = new Worker(new URL('signing-worker.ts', import.meta.url), { name: 'signing' })
+  readonly #names = new Map<KeyObject, number>()
+  readonly #sent: Asked[][] = []
+  #asked: Asked[] = []
   #failure: Error | undefined
 
   constructor() {
-    this.#worker.on('message', (reply: Reply) => {
-      for (const [i, { answer }] of (this.#sent.shift() ?? []).entries()) {
-        answer(reply.subarray(i * signatureBytes, (i + 1) * signatureBytes))
-      }
+    this.#worker.on('message', (answers: Answers) => {
+      const asked = this.#sent.shift() ?? []
+      this.#send() // first of all: while we do what follows, the thread is busy
+      hand(asked, answers)
       if (this.#sent.length === 0) this.#worker.unref() // an idle thread keeps no process alive
     })
     this.#worker.on('error', (error: Error) => this.#fail(error))
@@ -42,14 +40,18 @@ export class SigningThread {
 
   /** 64 bytes, RFC 8032. */
   sign(key: KeyObject, input: Uint8Array): Promise<Uint8Array> {
-    return this.#ask({ key: this.#nameOf(key), input })
+    return this.#ask({ kind: 'sign', key, input })
   }
 
   /** False also for a signature that is not 64 bytes long. */
-  async verify(key: KeyObject, input: Uint8Array, signature: Uint8Array): Promise<boolean> {
-    if (signature.length !== signatureBytes) return false
-    const [holds] = await this.#ask({ key: this.#nameOf(key), input, signature })
-    return holds === 1
+  verify(key: KeyObject, input: Uint8Array, signature: Uint8Array): Promise<boolean> {
+    return this.#holds('verify', key, input, signature)
+  }
+
+  /** Whether `signature`, made with this private key, holds: as `verify`, for less. Only for signatures of our own: whoever
+   *  could try any other, and saw how long it takes, might learn what the key signs. */
+  confirm(key: KeyObject, input: Uint8Array, signature: Uint8Array): Promise<boolean> {
+    return this.#holds('confirm', key, input, signature)
   }
 
   /** Whatever is still asked is rejected. */
@@ -58,96 +60,55 @@ export class SigningThread {
     await this.#worker.terminate()
   }
 
-  #ask(question: Pick<Question, 'key' | 'input' | 'signature'>): Promise<Uint8Array> {
+  async #holds(kind: 'verify' | 'confirm', key: KeyObject, input: Uint8Array, signature: Uint8Array): Promise<boolean> {
+    if (signature.length !== signatureBytes) return false
+    const [holds] = await this.#ask({ kind, key, input, signature })
+    return holds === 1
+  }
+
+  #ask(question: Question): Promise<Uint8Array> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure)
-    if (this.#questions.length === 0) setImmediate(() => this.#send())
-    return new Promise((answer, reject) => this.#questions.push({ ...question, answer, reject }))
+    // Not at once: the rest of this turn may have more to ask.
+    if (this.#asked.length === 0) setImmediate(() => this.#answer())
+    return new Promise((answer, reject) => this.#asked.push({ question, answer, reject }))
+  }
+
+  #answer(): void {
+    if (this.#sent.length === 0 && this.#asked.length <= fewQuestions) this.#answerHere()
+    else this.#send()
+  }
+
+  #answerHere(): void {
+    const asked = this.#asked.splice(0)
+    try {
+      hand(asked, answerAll(asked.map(({ question }) => question)))
+    } catch (error) {
+      for (const { reject } of asked) reject(error as Error)
+    }
   }
 
   #send(): void {
-    if (this.#questions.length === 0) return // failed meanwhile
-    const letter = writeLetter(this.#keysToSend, this.#questions)
-    this.#sent.push(this.#questions)
-    this.#keysToSend = []
-    this.#questions = []
+    if (this.#asked.length === 0 || this.#sent.length >= mostLetters) return
+    const asked = this.#asked.splice(0)
+    const letter = writeLetter(
+      asked.map(({ question }) => question),
+      this.#names,
+    )
+    this.#sent.push(asked)
     this.#worker.postMessage(letter, [letter.heads.buffer, letter.bytes.buffer])
     this.#worker.ref()
   }
 
-  /** A key goes over once, as the handle to the same key, and by its number from then on. */
-  #nameOf(key: KeyObject): number {
-    const known = this.#keys.get(key)
-    if (known !== undefined) return known
-    const name = this.#keys.size
-    this.#keys.set(key, name)
-    this.#keysToSend.push([name, key])
-    return name
-  }
-
   #fail(error: Error): void {
     this.#failure ??= error
-    for (const asked of [...this.#sent.splice(0), this.#questions.splice(0)]) {
+    for (const asked of [...this.#sent.splice(0), this.#asked.splice(0)]) {
       for (const { reject } of asked) reject(error)
     }
   }
 }
 
-interface Question {
-  readonly key: number
-  readonly input: Uint8Array
-  /** To be verified. Absent: to be made. */
-  readonly signature?: Uint8Array
-  readonly answer: (bytes: Uint8Array) => void
-  readonly reject: (error: Error) => void
-}
-
-function writeLetter(keys: Letter['keys'], questions: readonly Question[]): Letter {
-  const length = questions.reduce((sum, { input, signature }) => sum + input.length + (signature?.length ?? 0), 0)
-  const letter = { keys, heads: new Uint32Array(headNumbers * questions.length), bytes: new Uint8Array(length) }
-  let at = 0
-  for (const [i, { key, input, signature }] of questions.entries()) {
-    letter.heads.set([key, input.length, signature === undefined ? 0 : 1], headNumbers * i)
-    letter.bytes.set(input, at)
-    at += input.length
-    if (signature === undefined) continue
-    letter.bytes.set(signature, at)
-    at += signatureBytes
+function hand(asked: readonly Asked[], answers: Answers): void {
+  for (let i = 0; i < asked.length; i++) {
+    asked[i]?.answer(answers.subarray(i * signatureBytes, (i + 1) * signatureBytes))
   }
-  return letter
-}
-
-/** How this file knows that it was started as the thread. */
-const signingThread = 'countersign signing thread'
-
-if (workerData === signingThread && parentPort !== null) answerLetters(parentPort)
-
-/** The other side: the same file, on the thread. */
-function answerLetters(port: NonNullable<typeof parentPort>): void {
-  const keys = new Map<number, KeyObject>()
-  port.on('message', (letter: Letter) => {
-    for (const [name, key] of letter.keys) keys.set(name, key)
-    const reply = answer(letter, keys)
-    port.postMessage(reply, [reply.buffer])
-  })
-}
-
-function answer({ heads, bytes }: Letter, keys: ReadonlyMap<number, KeyObject>): Reply {
-  const questions = heads.length / headNumbers
-  const reply = new Uint8Array(signatureBytes * questions)
-  let at = 0
-  for (let i = 0; i < questions; i++) {
-    const [name = 0, length = 0, verifies] = heads.subarray(headNumbers * i)
-    const key = keys.get(name)
-    if (key === undefined) throw new Error(`key ${name} was never sent`)
-    const input = bytes.subarray(at, at + length)
-    at += length
-    if (verifies === 1) {
-      const holds = verify(null, input, key, bytes.subarray(at, at + signatureBytes))
-      at += signatureBytes
-      reply[signatureBytes * i] = holds ? 1 : 0
-    } else {
-      reply.set(sign(null, input, key), signatureBytes * i)
-    }
-  }
-  return reply
 }

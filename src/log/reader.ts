@@ -7,7 +7,6 @@ import {
   findFullBundle,
   findFullTile,
   findHead,
-  findStatement,
   type HeadRow,
   type StatementRow,
   tileRoots,
@@ -110,22 +109,12 @@ export async function proveGrowth(tx: Tx, tiles: TileCache, fromSize: number, to
   return proveConsistency(fromSize, toSize, node)
 }
 
-/** A statement read back: the very bytes that were committed, with the signature if one was made. */
-export interface ReadStatement {
-  readonly statement: Uint8Array
-  readonly kid: string | null
-  readonly signature: Uint8Array | null
-}
-
-/** Opens the statement at `leafIndex`. Rejects if it is missing, or does not open with its tenant's data key. */
-export async function readStatement(tx: Tx, dataKeys: DataKeys, leafIndex: number): Promise<ReadStatement> {
-  const row: StatementRow | undefined = await findStatement(tx, leafIndex)
-  if (row === undefined) throw new Error(`there is no statement at leaf ${leafIndex}`)
-  return { statement: await openStatement(tx, dataKeys, row), kid: row.kid, signature: row.signature }
-}
-
 /** The very bytes that were committed. Rejects if they do not open with their tenant's data key. */
-export async function openStatement(tx: Tx, dataKeys: DataKeys, row: StatementRow): Promise<Uint8Array> {
+export async function openStatement(
+  tx: Tx,
+  dataKeys: DataKeys,
+  row: Pick<StatementRow, 'tenantId' | 'sealed'>,
+): Promise<Uint8Array> {
   const dataKey = await dataKeys.get(tx, row.tenantId ?? deploymentVault)
   return dataKey.open(row.sealed, statementContext(row.tenantId))
 }

@@ -24,10 +24,16 @@ export type ReceiptDraft = Subject & {
 
 type Subject = { readonly message: string } | { readonly subject: string }
 
-export function draftReceipt(about: Subject, signed: SignedBytes, keyring: Keyring): ReceiptDraft {
+/** `check` is `confirm` for a signature made just now, and `verify` for one that was kept. */
+export function draftReceipt(
+  about: Subject,
+  signed: SignedBytes,
+  keyring: Keyring,
+  check: 'confirm' | 'verify',
+): ReceiptDraft {
   const header = receiptHeader(signed.kid)
   const payload = Buffer.from(signed.statement).toString('base64url')
-  const sound = keyring.verify(signed.kid, jwsSigningInput(header, payload), signed.signature)
+  const sound = keyring[check](signed.kid, jwsSigningInput(header, payload), signed.signature)
   sound.catch(() => {}) // answered for when the receipt is issued, if it ever is
   const signature = Buffer.from(signed.signature).toString('base64url')
   return { ...about, protected: header, payload, signature, sound }

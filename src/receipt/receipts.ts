@@ -66,7 +66,7 @@ export class Receipts {
     const about = subjectOf(statement)
     const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
     const place = await this.#placeOf(leafIndex)
-    return issueReceipt(draftReceipt(named, signed, this.#keyring), place, this.#trust)
+    return issueReceipt(draftReceipt(named, signed, this.#keyring, 'verify'), place, this.#trust)
   }
 
   /** The same proof as RFC 9942 has it, signed by the log key. What it is about is the row's entry. */

@@ -1,7 +1,7 @@
 /** What can be asked of an endpoint, what is refused, and what of it is ever shown again. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { DataKeys } from '../../src/keyring/data-keys.ts'
-import { readStatement } from '../../src/log/reader.ts'
+import { openStatement } from '../../src/log/reader.ts'
 import { makeCertificate } from '../support/certificate.ts'
 import { Receiver } from '../support/receiver.ts'
 import { openWrapper, TestRelay, type TestTenant } from '../support/relay.ts'
@@ -269,12 +269,12 @@ const call = <T = Shown>(method: string, path: string, body?: object) =>
 async function statementsAbout(id: string): Promise<Record<string, unknown>[]> {
   const { database } = relay.database
   const dataKeys = new DataKeys(await openWrapper(relay.folder), relay.relay.issuer)
-  const rows = await database.query<{ leafIndex: number }>(
-    `select leaf_index as "leafIndex" from statements where kind like 'endpoint.%' order by leaf_index`,
+  const rows = await database.query<{ tenantId: string; sealed: Uint8Array }>(
+    `select tenant_id as "tenantId", sealed from statements where kind like 'endpoint.%' order by leaf_index`,
   )
-  const all = await Promise.all(rows.map(({ leafIndex }) => readStatement(database, dataKeys, leafIndex)))
+  const all = await Promise.all(rows.map((row) => openStatement(database, dataKeys, row)))
   return all
-    .map(({ statement }) => JSON.parse(Buffer.from(statement).toString()) as Record<string, unknown>)
+    .map((statement) => JSON.parse(Buffer.from(statement).toString()) as Record<string, unknown>)
     .filter(({ sub }) => sub === id)
 }
 
