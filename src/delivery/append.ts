@@ -52,7 +52,7 @@ const acceptanceOf = (message: Message): AuditEvent => ({
   payload: {
     bytes: message.payload.length,
     sha256: Buffer.from(message.sha256).toString('base64url'),
-    received_sha256: Buffer.from(message.receivedSha256).toString('base64url'),
+    received_sha256: message.receivedSha256,
     ...(message.contentType !== null && { canonicalization: 'none', content_type: message.contentType }),
   },
 })

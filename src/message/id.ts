@@ -1,4 +1,4 @@
-import { randomFillSync } from 'node:crypto'
+import { Randomness } from './randomness.ts'
 
 /** What an identifier names, as its first letters say (DESIGN.md section 2). */
 export type IdPrefix = 'ten' | 'src' | 'ep' | 'msg' | 'dlv' | 'key' | 'exp' | 'url' | 'req' | 'rpl'
@@ -14,6 +14,7 @@ const ulid = /^[0-7][0-9a-hjkmnp-tv-z]{25}$/
  */
 export class IdMaker {
   #lastMs = -1
+  #time = ''
   readonly #tail = new Uint8Array(10)
 
   make<P extends IdPrefix>(prefix: P, now: Date): Id<P> {
@@ -21,7 +22,8 @@ export class IdMaker {
     const ms = Math.max(now.getTime(), this.#lastMs)
     if (ms > this.#lastMs) {
       this.#lastMs = ms
-      randomFillSync(this.#tail)
+      this.#time = timeText(ms)
+      randomness.fill(this.#tail)
       this.#tail[0] = (this.#tail[0] ?? 0) & 0x7f // head room, so that counting cannot overflow
     } else {
       for (let i = 9; i >= 0; i--) {
@@ -30,19 +32,24 @@ export class IdMaker {
         if (next !== 0) break
       }
     }
-    let text = timeText(ms)
-    for (let bits = 0, held = 0, i = 0; i < 10; i++) {
-      held = (held << 8) | (this.#tail[i] ?? 0)
-      bits += 8
-      while (bits >= 5) {
-        bits -= 5
-        text += crockford[(held >> bits) & 31]
-      }
-      held &= (1 << bits) - 1
-    }
-    return `${prefix}_${text}`
+    return `${prefix}_${this.#time}${fiveBytes(this.#tail, 0)}${fiveBytes(this.#tail, 5)}`
   }
 }
+
+const randomness = new Randomness(10 * 256)
+
+/** Eight characters: twice four of five bits. */
+function fiveBytes(bytes: Uint8Array, at: number): string {
+  const middle = bytes[at + 2] ?? 0
+  const high = ((bytes[at] ?? 0) << 12) | ((bytes[at + 1] ?? 0) << 4) | (middle >> 4)
+  const low = ((middle & 15) << 16) | ((bytes[at + 3] ?? 0) << 8) | (bytes[at + 4] ?? 0)
+  return fourDigits(high) + fourDigits(low)
+}
+
+const fourDigits = (bits: number): string => (pairs[bits >> 10] as string) + (pairs[bits & 1023] as string)
+
+/** Every two characters in a row, by their ten bits. */
+const pairs = Array.from({ length: 1024 }, (_, bits) => crockford.charAt(bits >> 5) + crockford.charAt(bits & 31))
 
 /** What is not above any identifier made at `at` or later, and above all that were made before: a bound for searches. */
 export const idsFrom = <P extends IdPrefix>(prefix: P, at: Date): Id<P> => `${prefix}_${timeText(at.getTime())}`

@@ -279,7 +279,7 @@ class Parser {
 const maxPointerLength = 1024
 
 /** `object.__proto__ = …` would set the prototype; every other name assigns a member, `constructor` and such included. */
-function setMember(object: JsonObject, name: string, value: JsonValue): void {
+export function setMember(object: JsonObject, name: string, value: JsonValue): void {
   if (name !== '__proto__') object[name] = value
   else Object.defineProperty(object, name, { value, writable: true, enumerable: true, configurable: true })
 }

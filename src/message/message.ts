@@ -1,6 +1,6 @@
 import { RelayError } from '../errors.ts'
 import { type CanonicalPayload, canonicalizePayload } from './canonical.ts'
-import { sha256 } from './digest.ts'
+import { sha256, sha256Text } from './digest.ts'
 import { type ExactPayload, takeExactly } from './exact.ts'
 import type { Id } from './id.ts'
 import { type JsonObject, type JsonValue, parsePayload } from './json.ts'
@@ -29,8 +29,8 @@ export type Message = Content & {
   readonly acceptedAt: Date
   /** SHA-256 of `payload`. */
   readonly sha256: Uint8Array
-  /** SHA-256 of the bytes as received: "you changed my payload" is the first dispute. */
-  readonly receivedSha256: Uint8Array
+  /** SHA-256 of the bytes as received, base64url: "you changed my payload" is the first dispute. */
+  readonly receivedSha256: string
   /** SHA-256 of the Idempotency-Key, or what stands in for it; null without one. */
   readonly idempotencyHash: Uint8Array | null
 }
@@ -59,12 +59,23 @@ export interface Arrival {
 
 /** Bytes → message, or refused with a `payload_…` code, `media_type_unsupported` or `idempotency_key_invalid`. */
 export function parseMessage(arrival: Arrival, now: Date): Message {
-  const { raw, canonicalization, contentType, idempotencyKey, signedIdentity, ...rest } = arrival
+  const { raw, canonicalization, contentType, idempotencyKey, signedIdentity } = arrival
   const idempotencyHash = signedIdentity ?? hashKey(idempotencyKey)
   const content = canonicalization === 'jcs' ? canonicalContent(raw, contentType) : takeExactly(raw, contentType)
-  const receivedSha256 = sha256(raw)
-  const digest = content.contentType === null ? sha256(content.payload) : receivedSha256
-  return { ...rest, ...content, acceptedAt: now, sha256: digest, receivedSha256, idempotencyHash }
+  const digest = sha256(content.payload)
+  return {
+    ...content,
+    id: arrival.id,
+    tenantId: arrival.tenantId,
+    sourceId: arrival.sourceId,
+    actor: arrival.actor,
+    request: arrival.request,
+    authentication: arrival.authentication,
+    acceptedAt: now,
+    sha256: digest,
+    receivedSha256: content.contentType === null ? sha256Text(raw) : digest.toString('base64url'),
+    idempotencyHash,
+  }
 }
 
 function canonicalContent(raw: Uint8Array, contentType = ''): Content {
@@ -99,5 +110,5 @@ export function composeMessage(id: Id<'msg'>, tenantId: string, actor: string, v
     acceptedAt: now,
   }
   const content = { payload, contentType: null, value }
-  return { ...origin, ...content, sha256: digest, receivedSha256: digest, idempotencyHash: null }
+  return { ...origin, ...content, sha256: digest, receivedSha256: digest.toString('base64url'), idempotencyHash: null }
 }

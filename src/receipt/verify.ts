@@ -7,7 +7,7 @@ import { NoteError } from '../log/note.ts'
 import { parseProof } from '../log/tlog-proof.ts'
 import { hashLeaf, verifyInclusion } from '../log/tree.ts'
 import { canonicalizePayload, canonicalJson } from '../message/canonical.ts'
-import { decodeBase64url, sha256 } from '../message/digest.ts'
+import { decodeBase64url, sha256, sha256Text } from '../message/digest.ts'
 import { type JsonObject, type JsonValue, parseJson, parsePayload } from '../message/json.ts'
 import { aboutOf, type Receipt, readReceipt } from './receipt.ts'
 
@@ -235,8 +235,7 @@ function verifyDigest(payload: Uint8Array, statement: JsonObject, note: Note): v
   if (typeof stated !== 'object' || stated === null || Array.isArray(stated)) {
     return void note('payload_digest', 'the statement is not about a payload', '')
   }
-  const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean =>
-    sha256(bytes).toString('base64url') === digest
+  const same = (bytes: Uint8Array, digest: JsonValue | undefined): boolean => sha256Text(bytes) === digest
   const { canonicalization } = stated
   if (canonicalization === 'none') {
     const problem = same(payload, stated.sha256) ? undefined : 'these are other bytes than the ones stated'

@@ -1,6 +1,7 @@
 import { deepStrictEqual } from 'node:assert/strict'
 import { createHash, hash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
+import canonicalize from 'canonicalize'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type CanonicalPayload, canonicalizePayload, canonicalJson } from '../../src/message/canonical.ts'
@@ -35,6 +36,17 @@ describe('canonical bytes', () => {
     )
   })
 
+  test('of an object with any number of names, in any order, have them in order', () => {
+    const name = fc.oneof(fc.string({ unit: 'binary', maxLength: 3 }), fc.nat(300).map(String), fc.string())
+    fc.assert(
+      fc.property(fc.uniqueArray(name, { maxLength: 150, size: 'max' }), (names) => {
+        const value = Object.fromEntries(names.map((name, index) => [name, index]))
+        expect(textOf(canonicalizePayload(value))).toBe(serializeSlowly(value))
+      }),
+      { numRuns: 200 },
+    )
+  })
+
   /** RFC 8785 writes minus zero as `0`: the one thing canonical bytes forget. */
   function withoutMinusZero(value: JsonValue): JsonValue {
     if (Array.isArray(value)) return value.map(withoutMinusZero)
@@ -61,7 +73,7 @@ describe('canonical bytes', () => {
     // @ts-expect-error: only canonicalizePayload makes a CanonicalPayload
     const forged: CanonicalPayload = received
     const made: CanonicalPayload = canonicalizePayload(parseJson(received))
-    expect(made).toEqual(forged)
+    expect(textOf(made)).toBe(textOf(forged))
   })
 })
 
@@ -69,6 +81,39 @@ describe('our own values', () => {
   test('lose the members that are undefined', () => {
     expect(textOf(canonicalJson({ v: 1, tenant: undefined, kind: 'log.created' }))).toBe('{"kind":"log.created","v":1}')
   })
+
+  test('become what the library makes of them, or are refused like there', () => {
+    const string = fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom('\\ud800', '"1":', '\ud800', '\udfff\ud83d'))
+    const value = fc.object({
+      key: fc.oneof(string, fc.constantFrom('__proto__', 'toJSON', '007', '-1', '10', '9', '4294967295')),
+      values: [
+        string,
+        fc.double(),
+        fc.integer(),
+        fc.constantFrom(null, undefined, true, -0),
+        fc.date({ noInvalidDate: true }),
+      ],
+      maxDepth: 4,
+    })
+    const seen = { written: 0, refused: 0 }
+    fc.assert(
+      fc.property(value, (value) => {
+        const expected = attempt(() => canonicalize(value))
+        seen[expected === undefined ? 'refused' : 'written']++
+        expect(attempt(() => textOf(canonicalJson(value)))).toBe(expected)
+      }),
+      { numRuns: 3000 },
+    )
+    expect(Math.min(seen.written, seen.refused)).toBeGreaterThan(200)
+  })
+
+  function attempt(write: () => string | undefined): string | undefined {
+    try {
+      return write()
+    } catch {
+      return undefined
+    }
+  }
 
   const cycle: object[] = []
   cycle.push(cycle)
