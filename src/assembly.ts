@@ -41,6 +41,7 @@ import type { ObjectStore } from './ports/object-store.ts'
 import type { Observer } from './ports/observer.ts'
 import { ExportWorker } from './receipt/export-worker.ts'
 import { Exports } from './receipt/exports.ts'
+import { type IssueReceipt, issuing } from './receipt/issue.ts'
 import { Receipts } from './receipt/receipts.ts'
 import { keysOf, logTrust, remember, trustKeyring, unrevoked, vkeysOf } from './receipt/trust.ts'
 import { type TrustMaterial, trustLog } from './receipt/verify.ts'
@@ -107,6 +108,7 @@ export interface RelayParts {
   replays: Replays
   replayRun: ReplayRun
   append: AppendMessage
+  issueReceipt: IssueReceipt
   sequencer: Sequencer
   calls: Calls
   audit: AuditLog
@@ -227,7 +229,8 @@ export async function assemble(adapters: Adapters, options: RelayOptions): Promi
   const openCheckpoint = remember((note) => trustLog(trustedLog())(note))
   const trust = trustKeyring(keyring, issuer, openCheckpoint)
   const audit = new AuditLog(database, dataKeys, clock)
-  const receipts = new Receipts({ database, dataKeys, keyring, tiles, witnesses, trust, issuer, clock })
+  const issueReceipt = issuing(trust)
+  const receipts = new Receipts({ database, dataKeys, keyring, tiles, witnesses, issueReceipt, issuer, clock })
   const process = ids.make('key', clock.now()).slice('key_'.length)
   const rotation = new KeyRotation({ database, keyring, wrapper, policy, acts, clock, logger, issuer, process })
   const housekeeping = new Housekeeping({
@@ -239,7 +242,7 @@ export async function assemble(adapters: Adapters, options: RelayOptions): Promi
     ...{ head, created, keyring, directory, administration, sources, gate, endpoints, notices, sequencer, calls },
     ...{ audit, receipts, worker, rotation, policy, adapters, dataKeys, append, witnesses, publisher, closePoster },
     ...{ tiles, trust, ids, maxQueue, role, housekeeping, archive, abandonment, upkeep },
-    ...{ deliveries, replays, replayRun },
+    ...{ deliveries, replays, replayRun, issueReceipt },
   }
 }
 

@@ -38,7 +38,7 @@ import { type Arrival, type Message, parseMessage } from './message/message.ts'
 import { findMessage, type StoredMessage } from './message/store.ts'
 import type { ExportWorker } from './receipt/export-worker.ts'
 import type { Exports } from './receipt/exports.ts'
-import { issueReceipt } from './receipt/issue.ts'
+import type { IssueReceipt } from './receipt/issue.ts'
 import { type Receipt, readReceipt } from './receipt/receipt.ts'
 import type { Receipts } from './receipt/receipts.ts'
 import { keysOf, unrevoked, vkeysOf } from './receipt/trust.ts'
@@ -97,6 +97,7 @@ export class Relay {
   readonly #adapters: Adapters
   readonly #exporter: ExportWorker
   readonly #append: AppendMessage
+  readonly #issueReceipt: IssueReceipt
   readonly #publisher: CheckpointPublisher
   readonly #closePoster: () => Promise<void>
   readonly #tiles: TileCache
@@ -137,6 +138,7 @@ export class Relay {
     this.witnesses = parts.witnesses
     this.#adapters = parts.adapters
     this.#append = parts.append
+    this.#issueReceipt = parts.issueReceipt
     this.#publisher = parts.publisher
     this.#closePoster = parts.closePoster
     this.#tiles = parts.tiles
@@ -178,7 +180,7 @@ export class Relay {
     const { draft, place } = await this.#append(message, everyone)
     if (place.kind === 'superseded') return { receipt: await this.#repeat(place.by, message), repeated: true }
     observer.accepted(message.payload.length)
-    return { receipt: await issueReceipt(draft, place, this.#trust), repeated: false }
+    return { receipt: await this.#issueReceipt(draft, place), repeated: false }
   }
 
   /** A message of this tenant, or `not_found`; null asks as the deployment's administrator. */

@@ -46,15 +46,21 @@ export function verifyProof(text: string, entry: Uint8Array, trust: LogTrust): T
   }
 }
 
+/** How a line of the inclusion proof is spelled or read. `linesAbove` is how many follow it, up to the root's children. */
+export type LineOfHash = (hash: Uint8Array, linesAbove: number) => string
+export type HashOfLine = (line: string, linesAbove: number) => Uint8Array
+
 /** The proof as text. What it is made of is not checked here: whoever issues a proof verifies it. */
-export function formatProof({ leafIndex, proof, checkpoint, extra }: TlogProof): string {
-  const lines = [
-    firstLine,
-    ...(extra ? [`extra ${encodeBase64(extra)}`] : []),
-    `index ${leafIndex}`,
-    ...proof.map(encodeBase64),
-  ]
-  return `${lines.join('\n')}\n\n${checkpoint}`
+export function formatProof(
+  { leafIndex, proof, checkpoint, extra }: TlogProof,
+  lineOf: LineOfHash = encodeBase64,
+): string {
+  let text = `${firstLine}\n`
+  if (extra) text += `extra ${encodeBase64(extra)}\n`
+  text += `index ${leafIndex}\n`
+  let linesAbove = proof.length
+  for (const hash of proof) text += `${lineOf(hash, --linesAbove)}\n`
+  return `${text}\n${checkpoint}`
 }
 
 const firstLine = 'c2sp.org/tlog-proof@v1'
@@ -63,17 +69,20 @@ const firstLine = 'c2sp.org/tlog-proof@v1'
 const maxProofHashes = 53
 
 /** Reads a proof, which is not verified by that. NoteError (malformed_proof) unless it is spelled the one way. */
-export function parseProof(text: string): TlogProof {
+export function parseProof(text: string, hashOf: HashOfLine = parseHash): TlogProof {
   const split = text.indexOf('\n\n')
   if (text.length > maxNoteBytes || split < 0) throw malformed('not a proof, an empty line and a checkpoint')
-  const [first, ...lines] = text.slice(0, split).split('\n')
-  if (first !== firstLine) throw malformed(`the first line is not ${firstLine}`)
-  const extra = lines[0]?.startsWith('extra ') ? parseExtra(lines.shift() ?? '') : undefined
-  const [index = '', ...hashes] = lines
+  const lines = text.slice(0, split).split('\n')
+  if (lines[0] !== firstLine) throw malformed(`the first line is not ${firstLine}`)
+  const extra = lines[1]?.startsWith('extra ') ? parseExtra(lines[1]) : undefined
+  const indexAt = extra ? 2 : 1
+  const index = lines[indexAt] ?? ''
   const leafIndex = index.startsWith('index ') ? parseDecimal(index.slice('index '.length)) : undefined
   if (leafIndex === undefined) throw malformed('no leaf index')
+  const hashes = lines.slice(indexAt + 1)
   if (hashes.length > maxProofHashes) throw malformed('a longer proof than any tree has')
-  return { leafIndex, proof: hashes.map(parseHash), checkpoint: text.slice(split + 2), ...(extra && { extra }) }
+  const proof = hashes.map((line, i) => hashOf(line, hashes.length - 1 - i))
+  return { leafIndex, proof, checkpoint: text.slice(split + 2), ...(extra && { extra }) }
 }
 
 /** No extra data is said by no line, so a line without any is refused. */
@@ -83,7 +92,8 @@ function parseExtra(line: string): Uint8Array {
   return extra
 }
 
-function parseHash(line: string): Uint8Array {
+/** The 32 bytes of a line of the inclusion proof. NoteError (malformed_proof) if it is none. */
+export function parseHash(line: string): Uint8Array {
   const bytes = decodeBase64(line)
   if (bytes?.length !== hashBytes) throw malformed('a line of the proof is not a hash')
   return bytes

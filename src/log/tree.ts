@@ -9,7 +9,7 @@
  *
  * Sizes and indices are plain numbers up to 2^53−1, so they are halved by division: JavaScript shifts stop at 32 bits.
  */
-import { hash } from 'node:crypto'
+import { sha256 } from '../message/digest.ts'
 
 /** Bytes of a hash. */
 export const hashBytes = 32
@@ -22,20 +22,28 @@ export const tileWidth = 256
 export type NodeAt = (level: number, index: number) => Uint8Array
 
 const leafPrefix = Uint8Array.of(0x00)
-const nodePrefix = Uint8Array.of(0x01)
 
 /** SHA-256(0x00 || entry), RFC 6962 §2.1. */
 export function hashLeaf(entry: Uint8Array): Uint8Array {
-  return hash('sha256', Buffer.concat([leafPrefix, entry]), 'buffer')
+  if (entry.length !== hashBytes) return sha256(Buffer.concat([leafPrefix, entry])) // of another log
+  leafInput.set(entry, 1)
+  return sha256(leafInput)
 }
 
-/** SHA-256(0x01 || left || right), RFC 6962 §2.1. */
+/** SHA-256(0x01 || left || right), RFC 6962 §2.1. RangeError unless both are hashes. */
 export function hashNode(left: Uint8Array, right: Uint8Array): Uint8Array {
-  return hash('sha256', Buffer.concat([nodePrefix, left, right]), 'buffer')
+  if (left.length !== hashBytes || right.length !== hashBytes) throw new RangeError(`a hash has ${hashBytes} bytes`)
+  nodeInput.set(left, 1)
+  nodeInput.set(right, 1 + hashBytes)
+  return sha256(nodeInput)
 }
+
+// What a hash is over is written over what the last one was over: a buffer for each costs more than hashing.
+const leafInput = Buffer.alloc(1 + hashBytes, 0x00)
+const nodeInput = Buffer.alloc(1 + 2 * hashBytes, 0x01)
 
 /** The root of the tree without leaves: SHA-256 of nothing, RFC 6962 §2.1. */
-export const emptyRoot: Uint8Array = hash('sha256', '', 'buffer')
+export const emptyRoot: Uint8Array = sha256(Buffer.of())
 
 /** A tile that became full: `hashes` are its 256 hashes in a row (8,192 bytes), `rootHash` the one over them. */
 export interface FullTile {
@@ -195,27 +203,35 @@ interface InclusionClaim {
   proof: readonly Uint8Array[]
 }
 
+/** How the hash over two nodes is had. `linesAbove` is how many hashes of the proof are still to come. */
+export type HashOver = (left: Uint8Array, right: Uint8Array, linesAbove: number) => Uint8Array
+
 /** Whether `proof` leads from the leaf to the root, by RFC 9162 §2.1.3.2. False for any malformed value; never throws. */
-export function verifyInclusion({ rootHash, ...claim }: InclusionClaim & { rootHash: Uint8Array }): boolean {
-  const found = rootOfInclusion(claim)
-  return found !== undefined && isHash(rootHash) && sameHash(found, rootHash)
+export function verifyInclusion(claim: InclusionClaim & { rootHash: Uint8Array }, over: HashOver = hashNode): boolean {
+  const found = rootOfInclusion(claim, over)
+  return found !== undefined && isHash(claim.rootHash) && sameHash(found, claim.rootHash)
 }
 
 /** The root to which `proof` leads from the leaf; undefined for any malformed value, or a path of another length. */
-export function rootOfInclusion({ leafHash, leafIndex, treeSize, proof }: InclusionClaim): Uint8Array | undefined {
+export function rootOfInclusion(
+  { leafHash, leafIndex, treeSize, proof }: InclusionClaim,
+  over: HashOver = hashNode,
+): Uint8Array | undefined {
   if (!isSize(treeSize) || !isIndex(leafIndex, treeSize)) return undefined
-  if (![leafHash, ...proof].every(isHash)) return undefined
+  if (!isHash(leafHash) || !proof.every(isHash)) return undefined
 
   let index = leafIndex // RFC 9162: fn
   let last = treeSize - 1 // RFC 9162: sn
   let node = leafHash // RFC 9162: r
+  let linesAbove = proof.length
   for (const sibling of proof) {
     if (last === 0) return undefined
+    linesAbove--
     if (isOdd(index) || index === last) {
-      node = hashNode(sibling, node)
+      node = over(sibling, node, linesAbove)
       for (; !isOdd(index) && index !== 0; index = half(index)) last = half(last)
     } else {
-      node = hashNode(node, sibling)
+      node = over(node, sibling, linesAbove)
     }
     index = half(index)
     last = half(last)
@@ -309,9 +325,11 @@ function foldRemainders(frontier: readonly (Uint8Array | undefined)[]): (Uint8Ar
 
 /** The parents of a row of nodes that starts at an even index. */
 function pairUp(row: readonly Uint8Array[]): Uint8Array[] {
-  return Array.from({ length: half(row.length) }, (_, pair) =>
-    hashNode(row[2 * pair] as Uint8Array, row[2 * pair + 1] as Uint8Array),
-  )
+  const parents: Uint8Array[] = []
+  for (let left = 0; left + 1 < row.length; left += 2) {
+    parents.push(hashNode(row[left] as Uint8Array, row[left + 1] as Uint8Array))
+  }
+  return parents
 }
 
 function unpaired(row: readonly Uint8Array[]): Uint8Array | undefined {
@@ -345,8 +363,8 @@ function isHash(value: Uint8Array): boolean {
   return value instanceof Uint8Array && value.length === hashBytes
 }
 
-function sameHash(one: Uint8Array, other: Uint8Array): boolean {
-  return Buffer.compare(one, other) === 0
+export function sameHash(one: Uint8Array, other: Uint8Array): boolean {
+  return one === other || Buffer.compare(one, other) === 0
 }
 
 function checkSize(treeSize: number): void {

@@ -1,6 +1,7 @@
 import { receiptHeader } from '../keyring/jws.ts'
 import type { Keyring } from '../keyring/keyring.ts'
 import { jwsSigningInput } from '../keyring/signing-input.ts'
+import { LastProof } from '../log/last-proof.ts'
 import type { SequencedEntry } from '../log/sequencer.ts'
 import { formatProof } from '../log/tlog-proof.ts'
 import { aboutOf, type Receipt } from './receipt.ts'
@@ -43,18 +44,24 @@ export function draftReceipt(
  * Makes the receipt of a committed statement, and verifies it as its holder will: one that does not hold never leaves.
  * Rejects with a plain Error then, which is a fault of ours.
  */
-export async function issueReceipt(
-  { sound, ...draft }: ReceiptDraft,
+export type IssueReceipt = (
+  draft: ReceiptDraft,
   place: Pick<SequencedEntry, 'leafIndex' | 'proof' | 'checkpoint'>,
-  trust: TrustMaterial,
-): Promise<Receipt> {
-  const receipt: Receipt = { ...draft, header: { 'tlog-proof': formatProof(place) } }
-  const holds = await sound
-  const evidence = { receipt: { ...receipt, header: { ...receipt.header } } }
-  const { verdict, checks } = verifyEvidence(evidence, { ...trust, signatureHolds: () => holds })
-  if (verdict !== 'valid') {
-    const failed = checks.filter((check) => !check.ok).map((check) => `${check.name}: ${check.detail}`)
-    throw new Error(`the receipt of ${aboutOf(receipt)} does not verify: ${failed.join('; ')}`)
+) => Promise<Receipt>
+
+export function issuing(trust: TrustMaterial): IssueReceipt {
+  // Two, so that what verifies a receipt has nothing from what made it.
+  const lastMade = new LastProof()
+  const lastProof = new LastProof()
+  return async function issueReceipt({ sound, ...draft }, place) {
+    const receipt: Receipt = { ...draft, header: { 'tlog-proof': formatProof(place, lastMade.lineOf) } }
+    const holds = await sound
+    const evidence = { receipt: { ...receipt, header: { ...receipt.header } } }
+    const { verdict, checks } = verifyEvidence(evidence, { ...trust, signatureHolds: () => holds, lastProof })
+    if (verdict !== 'valid') {
+      const failed = checks.filter((check) => !check.ok).map((check) => `${check.name}: ${check.detail}`)
+      throw new Error(`the receipt of ${aboutOf(receipt)} does not verify: ${failed.join('; ')}`)
+    }
+    return receipt
   }
-  return receipt
 }

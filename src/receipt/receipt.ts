@@ -41,12 +41,11 @@ export function readReceipt(value: JsonValue): Receipt | string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'a receipt is a JSON object'
   const extra = Object.keys(value).find((name) => !members.includes(name))
   if (extra !== undefined) return 'it has a member that no receipt has'
-  const { protected: header, payload, signature, header: unprotected } = value
   if ('message' in value === 'subject' in value) return 'it names not one thing, a message or another subject'
-  const about = 'message' in value ? { message: value.message } : { subject: value.subject }
-  for (const [name, text] of Object.entries({ ...about, protected: header, payload, signature })) {
-    if (typeof text !== 'string') return `its member "${name}" is not a string`
+  for (const name of ['message' in value ? 'message' : 'subject', 'protected', 'payload', 'signature']) {
+    if (typeof value[name] !== 'string') return `its member "${name}" is not a string`
   }
+  const unprotected = value.header
   if (typeof unprotected !== 'object' || unprotected === null || Array.isArray(unprotected)) {
     return 'its member "header" is not an object'
   }

@@ -10,9 +10,8 @@ import { parseJson } from '../message/json.ts'
 import type { Clock } from '../ports/clock.ts'
 import type { Database } from '../ports/database.ts'
 import { issueCoseReceipt } from './cose.ts'
-import { draftReceipt, issueReceipt } from './issue.ts'
+import { draftReceipt, type IssueReceipt } from './issue.ts'
 import type { Receipt } from './receipt.ts'
-import type { TrustMaterial } from './verify.ts'
 
 /** Issues the receipt of any statement in the log. */
 export class Receipts {
@@ -21,7 +20,7 @@ export class Receipts {
   readonly #keyring: Keyring
   readonly #tiles: TileCache
   readonly #witnesses: Witnesses
-  readonly #trust: TrustMaterial
+  readonly #issueReceipt: IssueReceipt
   readonly #issuer: string
   readonly #clock: Clock
 
@@ -31,7 +30,7 @@ export class Receipts {
     keyring: Keyring
     tiles: TileCache
     witnesses: Witnesses
-    trust: TrustMaterial
+    issueReceipt: IssueReceipt
     issuer: string
     clock: Clock
   }) {
@@ -40,7 +39,7 @@ export class Receipts {
     this.#keyring = parts.keyring
     this.#tiles = parts.tiles
     this.#witnesses = parts.witnesses
-    this.#trust = parts.trust
+    this.#issueReceipt = parts.issueReceipt
     this.#issuer = parts.issuer
     this.#clock = parts.clock
   }
@@ -66,7 +65,7 @@ export class Receipts {
     const about = subjectOf(statement)
     const named = row.kind === 'message.accepted' ? { message: about } : { subject: about }
     const place = await this.#placeOf(leafIndex)
-    return issueReceipt(draftReceipt(named, signed, this.#keyring, 'verify'), place, this.#trust)
+    return this.#issueReceipt(draftReceipt(named, signed, this.#keyring, 'verify'), place)
   }
 
   /** The same proof as RFC 9942 has it, signed by the log key. What it is about is the row's entry. */

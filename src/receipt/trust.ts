@@ -34,9 +34,13 @@ export function trustKeyring(keyring: Keyring, issuer: string, openCheckpoint: C
     const key = keyring.find(kid)
     if (key === undefined || key.record.purpose !== 'payload') return undefined
     const { activatedAt, retiringAt, revokedAt, revokedLeaf } = key.record
-    const times = { validFrom: activatedAt ?? undefined, validUntil: retiringAt ?? undefined }
-    const revoked = revokedAt !== null && revokedLeaf !== null ? { from: revokedAt, leafIndex: revokedLeaf } : undefined
-    return { kid, publicKey: key.publicKey, ...times, revoked }
+    return {
+      kid,
+      publicKey: key.publicKey,
+      validFrom: activatedAt ?? undefined,
+      validUntil: retiringAt ?? undefined,
+      revoked: revokedAt !== null && revokedLeaf !== null ? { from: revokedAt, leafIndex: revokedLeaf } : undefined,
+    }
   }
   const keys = () => keyring.history.flatMap((key) => trusted(key.kid) ?? [])
   return { issuer, keys, findKey: trusted, openCheckpoint }

@@ -3,6 +3,7 @@ import { RelayError } from '../errors.ts'
 import { kidOfReceiptHeader, verifyJws } from '../keyring/jws.ts'
 import { webhookSigningInput } from '../keyring/signing-input.ts'
 import { type LogTrust, openCheckpoint, type VerifiedCheckpoint } from '../log/checkpoint.ts'
+import type { LastProof } from '../log/last-proof.ts'
 import { NoteError } from '../log/note.ts'
 import { parseProof } from '../log/tlog-proof.ts'
 import { hashLeaf, verifyInclusion } from '../log/tree.ts'
@@ -23,6 +24,9 @@ export interface TrustMaterial {
   readonly signatureHolds?: typeof verifyJws
   /** Expected `iss`. Undefined: any. */
   readonly issuer: string | undefined
+  /** What the proof before left behind. Undefined: each is read and hashed from the leaf to the root. The issuer brings
+   *  one, whose receipts come by the batch. */
+  readonly lastProof?: Pick<LastProof, 'hashOf' | 'over'>
   /** How many witnesses must have cosigned the checkpoint. Undefined: none need, and no check is made of it. */
   readonly quorum?: number | undefined
 }
@@ -150,7 +154,7 @@ function verifyReceipt(
 
   // The log speaks of the statement's bytes, so it is asked whatever the signature is worth.
   const { openCheckpoint: open } = trust
-  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, trust.quorum, findings, note)
+  if (open !== undefined) verifyLogged(receipt.header['tlog-proof'], bytes, open, trust, findings, note)
 
   const key = trust.findKey(kid)
   if (!note('key_known', key ? undefined : `no key ${kid} is published`, `key ${kid}`) || key === undefined) return
@@ -261,14 +265,14 @@ function verifyLogged(
   text: string,
   statement: Uint8Array,
   open: CheckpointOpener,
-  quorum: number | undefined,
+  { quorum, lastProof }: TrustMaterial,
   findings: Findings,
   note: Note,
 ): void {
   let checkpoint: VerifiedCheckpoint
   let proof: ReturnType<typeof parseProof>
   try {
-    proof = parseProof(text)
+    proof = parseProof(text, lastProof?.hashOf)
     checkpoint = open(proof.checkpoint)
   } catch (error) {
     if (!(error instanceof NoteError)) throw error
@@ -285,7 +289,8 @@ function verifyLogged(
   const { leafIndex } = proof
   const { origin, treeSize, rootHash } = checkpoint
   const leafHash = hashLeaf(sha256(statement))
-  const included = verifyInclusion({ leafHash, leafIndex, treeSize, proof: proof.proof, rootHash })
+  const claim = { leafHash, leafIndex, treeSize, proof: proof.proof, rootHash }
+  const included = verifyInclusion(claim, lastProof?.over)
   const problem = included ? undefined : 'the statement is not at this place in the log'
   if (note('log_inclusion', problem, `leaf ${leafIndex} of ${treeSize}`)) {
     findings.log = { origin, leafIndex, treeSize, rootHash: Buffer.from(rootHash).toString('base64'), cosignatures }

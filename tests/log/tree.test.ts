@@ -87,6 +87,24 @@ describe('agreement with a transcription of RFC 6962', () => {
   })
 })
 
+describe('hashes', () => {
+  test('each is SHA-256 of its prefix and what it is over, and stays that while others are made', () => {
+    const entries = Array.from({ length: 200 }, (_, i) => Buffer.alloc(i % 70, i))
+    const hashes = entries.map(hashLeaf)
+    const nodes = hashes.map((left, i) => hashNode(left, hashes[199 - i] as Uint8Array))
+    expect(hashes).toEqual(entries.map((entry) => sha256(Uint8Array.of(0x00), entry)))
+    expect(nodes).toEqual(hashes.map((left, i) => sha256(Uint8Array.of(0x01), left, hashes[199 - i] as Uint8Array)))
+  })
+
+  test('a node is over two hashes of 32 bytes, and over nothing else', () => {
+    const hash = hashLeaf(Buffer.of())
+    for (const wrong of [Buffer.alloc(0), Buffer.alloc(31), Buffer.alloc(33)]) {
+      expect(() => hashNode(wrong, hash)).toThrow(RangeError)
+      expect(() => hashNode(hash, wrong)).toThrow(RangeError)
+    }
+  })
+})
+
 describe('batches', () => {
   test('roots, tiles and proofs do not depend on how leaves were batched', () => {
     fc.assert(
