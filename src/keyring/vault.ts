@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomFillSync } from 'node:crypto'
 
 /**
  * One data key: what it seals, only it opens. XAES-256-GCM (c2sp.org/XAES-256-GCM) behind a version byte:
@@ -7,14 +7,14 @@ import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, rand
  *
  * The first half of the nonce selects an AES-256-GCM key derived from the data key; the second half is the 96-bit nonce
  * under it. Each instance draws its first half at random, once, so the derived key is its own, and counts the second
- * half up from 0. A seal then costs one AES-GCM call, no two seals share a nonce, and the limit of 2^32 messages for
- * random nonces does not apply (NIST SP 800-38D §8.2.1, §8.3). Any XAES-256-GCM library opens the result.
+ * half up from 0, to 2^48 at most. A seal then costs one AES-GCM call, no two seals share a nonce, and the limit of 2^32
+ * messages for random nonces does not apply (NIST SP 800-38D §8.2.1, §8.3). Any XAES-256-GCM library opens the result.
  */
 export class DataKey {
   readonly #subkeyMac: KeyObject
   readonly #mask: Uint8Array
   readonly #opening = new Map<string, KeyObject>()
-  #sealing: { readonly prefix: Uint8Array; readonly subkey: KeyObject; sealed: number } | undefined
+  #sealing: Sealing | undefined
 
   /** Copies `key`, which the caller should then erase. Throws `RangeError` unless it is 32 bytes long. */
   constructor(key: Uint8Array) {
@@ -26,17 +26,16 @@ export class DataKey {
   /** Seals `plain`, bound to `additional`: to open it, both must be unaltered. The result is 41 bytes longer. */
   seal(plain: Uint8Array, additional: Uint8Array): Uint8Array {
     this.#sealing ??= this.#startSealing()
-    const { prefix, subkey, sealed: counter } = this.#sealing
-    if (counter === Number.MAX_SAFE_INTEGER) throw new Error('this data key has sealed all it can in one process')
+    const { nonce, counter, subkey, sealed: before } = this.#sealing
+    if (before === maxSeals) throw new Error('this data key has sealed all it can in one process')
     this.#sealing.sealed++
+    counter.writeUIntBE(before, counterBytes - 6, 6) // the bytes before it stay 0
 
-    const sealed = new Uint8Array(bodyAt + plain.length + tagBytes)
-    sealed[0] = version
-    sealed.set(prefix, prefixAt)
-    const view = new DataView(sealed.buffer)
-    view.setBigUint64(counterAt + 4, BigInt(counter)) // big-endian; its upper 32 bits stay 0
-    const cipher = createCipheriv('aes-256-gcm', subkey, sealed.subarray(counterAt, bodyAt), gcm)
+    const cipher = createCipheriv('aes-256-gcm', subkey, counter, gcm)
     cipher.setAAD(additional)
+    const sealed = Buffer.allocUnsafe(bodyAt + plain.length + tagBytes) // of the pool: they come by the thousand, and go soon
+    sealed[0] = version
+    sealed.set(nonce, prefixAt)
     sealed.set(cipher.update(plain), bodyAt)
     cipher.final()
     sealed.set(cipher.getAuthTag(), bodyAt + plain.length)
@@ -59,9 +58,11 @@ export class DataKey {
     return new Uint8Array(plain.buffer, plain.byteOffset, plain.length)
   }
 
-  #startSealing() {
-    const prefix = randomBytes(prefixBytes)
-    return { prefix, subkey: this.#derive(prefix), sealed: 0 }
+  #startSealing(): Sealing {
+    const nonce = Buffer.alloc(prefixBytes + counterBytes)
+    randomFillSync(nonce, 0, prefixBytes)
+    const subkey = this.#derive(nonce.subarray(0, prefixBytes))
+    return { nonce, counter: nonce.subarray(prefixBytes), subkey, sealed: 0 }
   }
 
   /** Every process that ever sealed has its own derived key. Readers meet few at a time, so the latest are kept. */
@@ -95,6 +96,15 @@ export class DataKey {
   }
 }
 
+interface Sealing {
+  /** Of the seal before; its second half is `counter`. */
+  readonly nonce: Buffer
+  readonly counter: Buffer
+  readonly subkey: KeyObject
+  /** How many were made, which is the next counter. */
+  sealed: number
+}
+
 /** What was to be opened was altered, belongs to another data key, or was sealed with other additional data. */
 export class SealBroken extends Error {
   override readonly name = 'SealBroken'
@@ -106,10 +116,12 @@ export class SealBroken extends Error {
 
 const version = 0x01
 const prefixBytes = 12
+const counterBytes = 12
 const tagBytes = 16
 const prefixAt = 1
 const counterAt = prefixAt + prefixBytes
-const bodyAt = counterAt + 12
+const bodyAt = counterAt + counterBytes
+const maxSeals = 2 ** 48
 const gcm = { authTagLength: tagBytes } as const
 const maxOpening = 8
 

@@ -39,8 +39,8 @@ export interface Tx {
 
 /** A transaction under way. */
 export interface Transaction extends Tx {
-  /** Sends a statement whose rows nobody needs, and does not wait for it. If PostgreSQL refuses it, the transaction is
-   *  rolled back and rejects with its error, as the first one that failed. */
+  /** Sends a statement whose rows nobody needs, together with the next query or with COMMIT. If PostgreSQL refuses it, the
+   *  transaction is rolled back and rejects with its error, as the first one that failed. */
   send(text: string, params?: readonly Param[]): void
 }
 

@@ -159,6 +159,43 @@ describe('a database', () => {
     await expect(database.query('select $1::bigint[] as bigs', [int8Array([1.5])])).rejects.toThrow(RangeError)
   })
 
+  it('commits nothing of a transaction that could not send a statement', async () => {
+    const work = database.transaction(async (tx) => {
+      tx.send('insert into notes values ($1)', ['dropped'])
+      tx.send('insert into notes select unnest($1::bigint[])::text', [int8Array([0.5])])
+    })
+    await expect(work).rejects.toThrow(RangeError)
+    expect(await notes()).toEqual([])
+  })
+
+  it('rejects with the error of the statement that was refused, wherever in a piece it travelled', async () => {
+    const insert = 'insert into notes values ($1)'
+    const work = (texts: (string | null)[]) =>
+      database.transaction(async (tx) => {
+        for (const text of texts) tx.send(insert, [text])
+      })
+    await work(['known from now on'])
+    for (const texts of [
+      [null, 'a', 'b'],
+      ['a', null, 'b'],
+      ['a', 'b', null],
+    ]) {
+      await expect(work(texts)).rejects.toMatchObject({ code: '23502' })
+    }
+    expect(await notes()).toEqual(['known from now on'])
+  })
+
+  it('answers a question that others travel ahead of with its own rows', async () => {
+    const answer = () =>
+      database.transaction(async (tx) => {
+        tx.send('select 1 as dropped')
+        tx.send('insert into notes values ($1)', ['ahead'])
+        return tx.query('select count(*) from notes')
+      })
+    expect(await answer()).toEqual([{ count: 1 }])
+    expect(await answer()).toEqual([{ count: 2 }])
+  })
+
   it('commits what a transaction did, and returns its value', async () => {
     const value = await database.transaction(async (tx) => {
       await tx.query('insert into notes values ($1)', ['kept'])
@@ -334,16 +371,40 @@ describe('a database whose connection is cut', () => {
     { at: 'BEGIN', kind: 'answer lost', text: 'begin', becomes: DatabaseUnavailable, written: 0 },
     { at: 'COMMIT', kind: 'request lost', text: 'commit\0', becomes: CommitUnknown, written: 0 },
     { at: 'COMMIT', kind: 'answer lost', text: 'commit\0', becomes: CommitUnknown, written: 1 },
-    // BEGIN is refused, and the statement that travelled with it ran outside a transaction.
-    { at: 'BEGIN', kind: 'garbled', text: 'begin', by: 'bogus', becomes: CommitUnknown, written: 1 },
+    // BEGIN is refused, and the statement that travels with it is skipped.
+    { at: 'BEGIN', kind: 'garbled', text: 'begin', by: 'bogus', becomes: Error, written: 0 },
   ] as const
 
   it.each(faults)('$kind at $at becomes $becomes.name, with $written rows written', async (fault) => {
+    await write() // from now on the connection knows the statements
+    await own.superuser('truncate notes')
     proxy.arm(fault)
     await expect(write()).rejects.toThrow(fault.becomes)
     expect(await count()).toBe(fault.written)
     await write()
     expect(await count()).toBe(fault.written + 1)
+  })
+
+  it.each([
+    { kind: 'request lost', written: 0 },
+    { kind: 'answer lost', written: 1 },
+  ] as const)('cannot say what a transaction did that travels in one piece: $kind', async ({ kind, written }) => {
+    const send = () => cut.transaction(async (tx) => tx.send('insert into notes values ($1)', ['note']))
+    await send()
+    await own.superuser('truncate notes')
+    proxy.arm({ kind, text: 'begin' })
+    await expect(send()).rejects.toThrow(CommitUnknown)
+    expect(await count()).toBe(written)
+  })
+
+  it('cannot say what a transaction did whose BEGIN was refused on a connection that had yet to prepare it', async () => {
+    const connection = { ...own.connection, host: '127.0.0.1', port: proxy.port }
+    const fresh = openDatabase({ connection, poolSize: 1, logger: silentLogger })
+    proxy.arm({ kind: 'garbled', text: 'begin isolation', by: 'bogus isolation' })
+    const work = fresh.transaction((tx) => tx.query('insert into notes values ($1)', ['outside']))
+    await expect(work).rejects.toThrow(CommitUnknown)
+    expect(await count()).toBe(1)
+    await fresh.close()
   })
 
   it.each([
