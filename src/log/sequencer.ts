@@ -50,6 +50,12 @@ export class LogBroken extends Error {
 /** Larger batches save no CPU and make everyone in them wait: latency jumps beyond a few hundred rows. */
 const maxBatch = 256
 
+/** Of so many batches under way, one is carried out while the next is on its way. */
+const mostUnderWay = 2
+
+/** A batch costs what it costs, however little is in it: while one is under way, another leaves for so many statements. */
+const leastToFollow = 16
+
 /** How long a patient statement waits for company. Half of all statements record an attempt; in batches of their own they
  *  would double what a log under moderate load costs. */
 const patienceMs = 10
@@ -59,7 +65,11 @@ const readBackMs = 15_000
 
 /**
  * Gives statements their place in the log, in batches: while one batch commits, the next one fills (group commit
- * without a timer, except for the patient). The life of a batch is {@link Sequencer.#commit}, told in README.md of this folder.
+ * without a timer, except for the patient). The life of a batch is {@link Sequencer.#sequence}, told in README.md of this
+ * folder.
+ *
+ * Where much is waiting, a batch does not wait for the one before it: it is placed behind leaves that are still to be
+ * committed, and PostgreSQL, which has it wait for the row of the head, refuses it should they come to nothing.
  */
 export class Sequencer {
   readonly #database: Database
@@ -72,13 +82,17 @@ export class Sequencer {
   readonly #onBroken: (error: LogBroken) => void
   /** The head as the latest batch of this process left it. Another process may have gone on from there. */
   #head: KnownHead | undefined
-  /** Whether nobody did, when last looked: then the next batch need not look first. */
-  #alone = false
+  /** Where the next batch goes on without looking first: behind the last one under way, or committed. Undefined where that
+   *  would be rash: another process appended, or a batch failed. */
+  #tip: KnownHead | undefined
   #queue: Waiting[] = []
   /** Whether somebody waits for what is in the queue. */
   #urgent = false
   #patience: NodeJS.Timeout | undefined
-  #running: Promise<void> | undefined
+  /** Whether batches are to be begun when this turn of the event loop is over: the rest of it may bring more statements. */
+  #beginning = false
+  /** Batches that have no outcome yet, in the order of the log. */
+  readonly #underWay: Promise<void>[] = []
   #closed = false
   #broken: LogBroken | undefined
 
@@ -157,23 +171,37 @@ export class Sequencer {
   async close(): Promise<void> {
     this.#closed = true
     this.#hurry()
-    await this.#running
+    this.#begin()
+    while (this.#underWay.length > 0) await this.#underWay.at(-1)
   }
 
   #hurry(): void {
     if (this.#queue.length === 0) return
     this.#urgent = true
-    this.#running ??= this.#drain()
+    if (this.#beginning) return
+    this.#beginning = true
+    setImmediate(() => this.#begin())
   }
 
-  async #drain(): Promise<void> {
-    while (this.#urgent && this.#queue.length > 0) {
+  /** Begins whatever batches may begin now. */
+  #begin(): void {
+    this.#beginning = false
+    while (this.#urgent && this.#queue.length > 0 && this.#mayBegin()) {
       const batch = this.#queue.splice(0, maxBatch)
       this.#urgent = this.#queue.length > 0
       if (!this.#urgent) this.#calm()
-      await this.#sequence(batch)
+      const sequenced = this.#sequence(batch, this.#underWay.at(-1)).then(() => {
+        this.#underWay.shift()
+        this.#begin()
+      })
+      this.#underWay.push(sequenced)
     }
-    this.#running = undefined
+  }
+
+  #mayBegin(): boolean {
+    if (this.#underWay.length === 0) return true
+    if (this.#underWay.length >= mostUnderWay || this.#tip === undefined) return false
+    return this.#queue.length >= leastToFollow && !this.#queue.some(isInDoubt)
   }
 
   /** The queue is empty: whoever is patient from now on has their time before them. */
@@ -182,20 +210,27 @@ export class Sequencer {
     this.#patience = undefined
   }
 
-  /** Commits a batch and answers everyone in it; `again` if the database refused a batch with it before. Never rejects. */
-  async #sequence(batch: readonly Waiting[], again = false): Promise<void> {
+  /**
+   * Commits a batch and answers everyone in it, in the order of the log: after the batch `before` it. `again` if the
+   * database refused a batch with it before. Never rejects.
+   */
+  async #sequence(batch: readonly Waiting[], before?: Promise<void>, again = false): Promise<void> {
     const startedAt = performance.now()
-    const head = this.#alone && !batch.some(isInDoubt) ? this.#head : undefined
+    const believed = batch.some(isInDoubt) ? undefined : this.#tip
     const sent: { proposal?: Proposal } = {}
     try {
+      // Before a connection is waited for: so the next batch can go on from there.
+      if (believed !== undefined) sent.proposal = this.#place(believed, allAdmitted(batch))
+      this.#tip = sent.proposal?.next
       await this.#database.transaction(async (tx) => {
-        sent.proposal = await this.#propose(tx, batch, head)
+        sent.proposal ??= await this.#lock(tx, batch)
+        await this.#write(tx, sent.proposal)
       })
+      await before
     } catch (error) {
-      if (head !== undefined && headMoved(error)) {
-        this.#alone = false
-        return this.#sequence(batch, again)
-      }
+      await before
+      this.#tip = undefined
+      if (believed !== undefined && headMoved(error)) return this.#sequence(batch, undefined, again)
       const unknown = error instanceof CommitUnknown && sent.proposal !== undefined
       const landed = unknown && (await this.#readBack(sent.proposal))
       if (landed === undefined) {
@@ -209,34 +244,39 @@ export class Sequencer {
     this.#answer(proposal)
     if (proposal.next === undefined) return
     this.#head = proposal.next
+    // Not while a batch is under way that went on from what has failed since.
+    if (proposal.alone && this.#underWay.length === 1) this.#tip ??= proposal.next
     this.#onCheckpoint(proposal.next.checkpoint)
     this.#observer.batchCommitted(proposal.admitted.length, (performance.now() - startedAt) / 1000)
     this.#observer.treeGrew(proposal.next.edge.treeSize)
   }
 
-  /**
-   * Everything between BEGIN and COMMIT. If the process dies anywhere in here, the database rolls back and nobody was
-   * answered; if it dies after COMMIT, the batch stands and its vendors, unanswered, will post again. With `head`, where
-   * the log is believed to be, everything is sent at once; without it, the head is locked first.
-   */
-  async #propose(tx: Transaction, batch: readonly Waiting[], head: KnownHead | undefined): Promise<Proposal> {
-    const { at, edge, ...fates } = head
-      ? { at: head, edge: head.edge, ...allAdmitted(batch) }
-      : await this.#lock(tx, batch)
+  /** Gives each of those admitted its leaf behind `at`. */
+  #place(at: KnownHead, fates: Fates, alone = true): Proposal {
     const { admitted } = fates
-    const proposal = { ...fates, firstLeafIndex: edge.treeSize, afterCommit: [] }
+    const { origin, configuration, edge } = at
+    const proposal = { ...fates, at, alone, firstLeafIndex: edge.treeSize, afterCommit: [] }
     if (admitted.length === 0) return { ...proposal, growth: undefined, next: undefined }
-
     const growth = edge.append(admitted.map((waiting) => hashLeaf(waiting.entry)))
     const { treeSize, rootHash } = growth.edge
-    const checkpoint = this.#signCheckpoint({ origin: at.origin, treeSize, rootHash })
+    const checkpoint = this.#signCheckpoint({ origin, treeSize, rootHash })
+    return { ...proposal, growth, next: { origin, configuration, checkpoint, edge: growth.edge } }
+  }
+
+  /**
+   * What stands between BEGIN and COMMIT. If the process dies anywhere in here, the database rolls back and nobody was
+   * answered; if it dies after COMMIT, the batch stands and its vendors, unanswered, will post again.
+   */
+  async #write(tx: Transaction, { at, admitted, growth, next, afterCommit }: Proposal): Promise<void> {
+    if (growth === undefined || next === undefined) return
+    const { treeSize, rootHash } = next.edge
     // First of all, so that whatever follows is ours alone to write.
-    const from = { treeSize: edge.treeSize, rootHash: edge.rootHash, configuration: at.configuration }
-    advanceHead(tx, from, { treeSize, rootHash, checkpoint })
+    const from = { treeSize: at.edge.treeSize, rootHash: at.edge.rootHash, configuration: at.configuration }
+    advanceHead(tx, from, { treeSize, rootHash, checkpoint: next.checkpoint })
     insertStatements(
       tx,
       admitted.map(({ tenantId, entry, sealed, expiresAt, pending: { stated, signed } }, i) => ({
-        leafIndex: edge.treeSize + i,
+        leafIndex: from.treeSize + i,
         tenantId,
         statedAt: stated.statedAt,
         kind: stated.kind,
@@ -249,18 +289,18 @@ export class Sequencer {
       })),
     )
     for (const tile of growth.fullTiles) insertFullTile(tx, tile)
-    const afterCommit = await writeEffects(tx, admitted, edge.treeSize, at)
-    const next = { origin: at.origin, configuration: at.configuration, checkpoint, edge: growth.edge }
-    return { ...proposal, growth, next, afterCommit }
+    afterCommit.push(...(await writeEffects(tx, admitted, from.treeSize, at)))
   }
 
-  /** Locks the head and asks whoever is in doubt. Costs a round trip or two, which a batch that is alone and without
-   *  doubt saves: it sends everything at once, and the compare-and-swap refuses it if somebody came in between. */
-  async #lock(tx: Tx, batch: readonly Waiting[]) {
-    const at = await lockHead(tx)
-    const edge = await this.#edgeOf(tx, at)
-    this.#alone = this.#head === undefined || this.#head.edge.treeSize === at.treeSize
-    return { at, edge, ...(await admit(tx, batch)) }
+  /** Locks the head, asks whoever is in doubt, and goes on from where the head is. Costs a round trip or two, which a batch
+   *  saves that knows where to go on and is without doubt: it sends everything at once, and the compare-and-swap refuses it
+   *  if it was wrong. */
+  async #lock(tx: Tx, batch: readonly Waiting[]): Promise<Proposal> {
+    const head = await lockHead(tx)
+    const edge = await this.#edgeOf(tx, head)
+    const alone = this.#head === undefined || this.#head.edge.treeSize === head.treeSize
+    const { origin, configuration, checkpoint } = head
+    return this.#place({ origin, configuration, checkpoint, edge }, await admit(tx, batch), alone)
   }
 
   /** The right edge of the tree at `head`: ours if nobody else appended since, else read from the database. */
@@ -310,7 +350,7 @@ export class Sequencer {
     this.#observer.batchFailed('refused')
     if (again || cause instanceof LogBroken) return refuse(batch, cause)
     // The database refused one of them and does not say which. Once more, each alone: whatever fails then fails alone.
-    for (const waiting of batch) await this.#sequence([waiting], true)
+    for (const waiting of batch) await this.#sequence([waiting], undefined, true)
   }
 
   #answer({ admitted, superseded, deferred, firstLeafIndex, growth, next, afterCommit }: Proposal): void {
@@ -346,16 +386,24 @@ interface KnownHead extends Head {
   readonly edge: TreeEdge
 }
 
-/** A batch as it will be if COMMIT succeeds. */
-interface Proposal {
+/** What becomes of those in a batch. */
+interface Fates {
   readonly admitted: readonly Waiting[]
   readonly superseded: readonly (readonly [Waiting, Superseded])[]
   readonly deferred: readonly Waiting[]
+}
+
+/** A batch as it will be if COMMIT succeeds. */
+interface Proposal extends Fates {
+  /** Where the log was before it. */
+  readonly at: KnownHead
+  /** Whether nobody else appended since this process did. */
+  readonly alone: boolean
   readonly firstLeafIndex: number
   /** Undefined if nothing was admitted. */
   readonly growth: Growth | undefined
   readonly next: KnownHead | undefined
-  readonly afterCommit: readonly AfterCommit[]
+  readonly afterCommit: AfterCommit[]
 }
 
 function refuse(batch: readonly Waiting[], error: unknown): void {
@@ -365,12 +413,9 @@ function refuse(batch: readonly Waiting[], error: unknown): void {
 const isInDoubt = ({ pending }: Waiting): boolean =>
   pending.effects.some(({ effect, row }) => effect.doubt?.(row) === true)
 
-const allAdmitted = (batch: readonly Waiting[]) => ({ admitted: batch, superseded: [], deferred: [] })
+const allAdmitted = (batch: readonly Waiting[]): Fates => ({ admitted: batch, superseded: [], deferred: [] })
 
-async function admit(
-  tx: Tx,
-  batch: readonly Waiting[],
-): Promise<Pick<Proposal, 'admitted' | 'superseded' | 'deferred'>> {
+async function admit(tx: Tx, batch: readonly Waiting[]): Promise<Fates> {
   const verdicts = new Map<Waiting, Admission>()
   for (const [effect, bound] of byEffect(batch)) {
     if (effect.admit === undefined) continue

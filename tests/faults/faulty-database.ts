@@ -14,6 +14,8 @@ export interface Fault {
   /** lost: the connection ends before it · refused: PostgreSQL answers with an error · persisted: it happens, and the
    *  connection ends before the answer (only COMMIT can, since nothing before it is kept) */
   readonly how: 'lost' | 'refused' | 'persisted'
+  /** Only once the next batch is under way behind the one that is struck. */
+  readonly followed?: boolean
 }
 
 /** A real database that fails once, at a chosen write, in a chosen way. Everything before and after is real. */
@@ -22,6 +24,9 @@ export class FaultyDatabase implements Database {
   #fault: Fault | undefined
   /** How many faults happened. */
   struck = 0
+  /** Batches that have sent their statements, ever. */
+  #batches = 0
+  #onBatch: (() => void)[] = []
 
   constructor(real: Database) {
     this.#real = real
@@ -43,20 +48,26 @@ export class FaultyDatabase implements Database {
     let persisted = false
     const value = await this.#real.transaction(async (tx) => {
       let lost = false
+      let followed: Promise<void> | undefined
       const value = await work({
         query: (text, params) => this.#query(tx, text, params),
         send: (text, params) => {
+          if (text.includes('insert into statements')) this.#countBatch()
           if (lost) return // nothing reaches PostgreSQL any more
+          const awaited = this.#fault?.followed
           const how = this.#strikes(text)
+          if (how !== undefined && awaited) followed = this.#anotherBatch()
           if (how === 'lost') lost = true
           else tx.send(how === 'refused' ? refusedSql : text, how === 'refused' ? [] : params)
         },
       })
+      await followed
       if (lost) throw new DatabaseUnavailable('injected: the connection ended')
       const fault = this.#fault
       // A batch yields nothing; reading back yields whether it landed.
       if (fault?.at !== 'commit' || value !== undefined) return value
       this.#take()
+      if (fault.followed) await this.#anotherBatch()
       if (fault.how === 'lost') throw new CommitUnknown('injected: COMMIT was sent and did not arrive')
       persisted = true
       return value
@@ -85,6 +96,17 @@ export class FaultyDatabase implements Database {
     if (fault === undefined || fault.at === 'commit' || !text.includes(fault.at)) return undefined
     this.#take()
     return fault.how
+  }
+
+  #countBatch(): void {
+    this.#batches += 1
+    for (const resolve of this.#onBatch.splice(0)) resolve()
+  }
+
+  /** Resolves when a batch that has not sent its statements yet sends them. */
+  async #anotherBatch(): Promise<void> {
+    const before = this.#batches
+    while (this.#batches === before) await new Promise<void>((resolve) => this.#onBatch.push(resolve))
   }
 
   #take(): void {

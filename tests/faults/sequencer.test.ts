@@ -12,7 +12,7 @@ const writes = [
   'insert into deliveries',
   'insert into tiles',
   'insert into entry_bundles',
-  'update log set tree_size',
+  'update log set root_hash',
 ]
 
 const faults: readonly (Fault & { answer: number })[] = [
@@ -78,6 +78,31 @@ describe.each(table)('when "$at" is $how in a batch that $batch', ({ at, how, an
       expect(relay.receipts.has(id), 'nothing was delivered that was not accepted').toBe(true)
   })
 })
+
+describe.each(table.filter(({ keyed }) => !keyed))(
+  'when "$at" is $how in a batch that another follows',
+  ({ at, how, answer }) => {
+    test(`those in the batch are answered ${answer}, those in the other 202, and the log is whole`, async () => {
+      await fill(255)
+      database.strike({ at, how, followed: true })
+      const post = (n: number) => relay.post(tenant, { n })
+      const struck = Array.from({ length: 4 }, (_, n) => post(n))
+      await expect.poll(() => database.struck).toBe(1)
+      // So many that they do not wait for the batch under way; and it is held until they have been sent.
+      const following = await Promise.all(Array.from({ length: 40 }, (_, n) => post(100 + n)))
+      expect(following.filter((post) => post.status !== 202)).toEqual([])
+      const refused = (await Promise.all(struck)).filter((post) => post.status !== 202)
+      expect(refused.length > 0).toBe(answer === 503)
+      for (const post of refused) expect(post).toMatchObject({ status: 503, body: { code: 'storage_unavailable' } })
+
+      await relay.check()
+      expect((await relay.post(tenant, { after: true })).status).toBe(202)
+      await relay.restart()
+      await relay.check()
+      await receiver.until(() => following.every((post) => receiver.messages.has(post.body.message)))
+    })
+  },
+)
 
 /** Posts, to a tenant without endpoints, until the log has `treeSize` leaves. */
 async function fill(treeSize: number): Promise<void> {
