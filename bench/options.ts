@@ -39,7 +39,7 @@ export function readOptions(args: readonly string[]): Options | string {
     scenarios: names,
     seconds,
     statements,
-    warmUpSeconds: quick ? 1 : 3,
+    warmUpSeconds: quick ? 1 : 6,
     runs: Math.round(runs),
     jsonFile: values.json ?? join(tmpdir(), 'countersign-bench.json'),
     compareFile: values.compare,
@@ -79,7 +79,7 @@ missing, or if a receipt or signature in the sample does not verify.
 
   --quick               the main scenarios for 3 s each, under a minute in all
   --scenario a,b        only these
-  --seconds N           how long each is measured; 10 by default, after 3 to warm up; minutes for soak
+  --seconds N           how long each is measured; 10 by default, after 6 to warm up; minutes for soak
   --statements N        in the log of the export scenario; 100,000 by default, 1,000,000 for RESULTS.md
   --runs N              measure everything N times: medians and ranges
   --json file           where the figures go; by default ${join(tmpdir(), 'countersign-bench.json')}

@@ -8,7 +8,7 @@ export function encodeParam(param: Param): string | Buffer | null {
   if (param === null || typeof param === 'string') return param
   if (typeof param !== 'object') return String(param)
   if (param instanceof Uint8Array) return Buffer.from(param.buffer, param.byteOffset, param.byteLength)
-  if (param instanceof Date) return param.toISOString()
+  if (param instanceof Date) return param.toISOString().replace(/^\+0*/, '') // years beyond 9999 have no sign in PostgreSQL
   switch (param.array) {
     case 'bytea':
       return encodeArray(bytea, param.values)

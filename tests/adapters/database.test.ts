@@ -103,6 +103,13 @@ describe.each(servers)('a database on %s', (_name, start) => {
     })
   })
 
+  it('takes a time as far ahead as an identifier can tell', async () => {
+    const latest = new Date(2 ** 48 - 1) // in the year 10889
+    expect(await database.query(`select extract(epoch from $1::timestamptz)::text as seconds`, [latest])).toEqual([
+      { seconds: '281474976710.655000' },
+    ])
+  })
+
   it('sends whole columns, with nulls and empty values, and none at all', async () => {
     const orNull = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: null })
     const row = fc.record({
