@@ -132,12 +132,12 @@ class PostgresDatabase implements Database {
     const asked: Promise<unknown>[] = []
     let opening: Pipelined | undefined // the question that BEGIN travels with
     let open = true
-    let refused: { error: unknown } | undefined // by the first statement that failed
+    let refused: { error: unknown; lost: boolean } | undefined // by the first statement that failed
     const ask = async (statement: Statement, Lost: typeof CommitUnknown | typeof DatabaseUnavailable) => {
       const question = new Pipelined(ahead.splice(0), statement)
       opening ??= question
       const answer = this.#unlessLost(this.#ask(client, question), client, Lost)
-      asked.push(answer.catch((error: unknown) => (refused ??= { error })))
+      asked.push(answer.catch((error: unknown) => (refused ??= { error, lost: this.#unfit.has(client) })))
       return answer
     }
     const send = (statement: Statement) => {
@@ -172,7 +172,7 @@ class PostgresDatabase implements Database {
       client.release(this.#unfit.has(client))
       // BEGIN is not waited for. Should PostgreSQL refuse it (a cancel can hit it), it skips what travelled with it; but
       // what was sent behind that ran outside any transaction, and only reading back tells what it did.
-      const lost = refused?.error instanceof DatabaseUnavailable && this.#unfit.has(client)
+      const lost = refused?.error instanceof DatabaseUnavailable && refused.lost
       if (opening?.completed === 0 && asked.length > 1 && !lost) {
         throw new CommitUnknown('BEGIN was refused after more was sent', { cause: refused?.error })
       }

@@ -14,6 +14,9 @@ export class DataKeys {
   readonly #wrapper: KeyWrapper
   readonly #issuer: string
   readonly #open = new Map<string, Promise<DataKey>>()
+  /** Lookups under way. They are shared by who asks through the same connection, and by nobody else: a transaction that
+   *  waited for another's lookup would wait for whatever that other transaction waits for. */
+  readonly #opening = new Map<string, Map<Tx, Promise<DataKey>>>()
 
   constructor(wrapper: KeyWrapper, issuer: string) {
     this.#wrapper = wrapper
@@ -36,11 +39,22 @@ export class DataKeys {
 
   /** The data key of a tenant. Rejects with `tenant_erased` if it was destroyed, or if it does not unwrap. */
   get(tx: Tx, tenantId: string): Promise<DataKey> {
-    const known = this.#open.get(tenantId)
+    const known = this.#open.get(tenantId) ?? this.#opening.get(tenantId)?.get(tx)
     if (known !== undefined) return known
+    const lookups = this.#opening.get(tenantId) ?? new Map<Tx, Promise<DataKey>>()
+    this.#opening.set(tenantId, lookups)
     const opening = this.#unwrap(tx, tenantId)
-    this.#open.set(tenantId, opening)
-    opening.catch(() => this.#open.delete(tenantId)) // the next caller tries again
+    lookups.set(tx, opening)
+    const settle = (open: boolean) => {
+      if (this.#opening.get(tenantId) !== lookups) return // forgotten meanwhile
+      if (open) this.#open.set(tenantId, opening)
+      lookups.delete(tx) // after a failure the next caller tries again
+      if (lookups.size === 0) this.#opening.delete(tenantId)
+    }
+    opening.then(
+      () => settle(true),
+      () => settle(false),
+    )
     return opening
   }
 
@@ -60,6 +74,7 @@ export class DataKeys {
   /** What was sealed with it cannot be opened in this process any more, once its row is destroyed. */
   forget(tenantId: string): void {
     this.#open.delete(tenantId)
+    this.#opening.delete(tenantId)
   }
 
   #context(tenantId: string): WrapContext {

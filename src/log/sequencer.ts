@@ -11,8 +11,10 @@ import { loadEdge } from './reader.ts'
 import { type Retention, statementExpiry } from './retention.ts'
 import { entryOf, type Stated, statementContext } from './statement.ts'
 import {
+  advanceConfiguration,
   advanceHead,
   findStatement,
+  followHead,
   type HeadRow,
   headMoved,
   insertFullTile,
@@ -93,6 +95,8 @@ export class Sequencer {
   #beginning = false
   /** Batches that have no outcome yet, in the order of the log. */
   readonly #underWay: Promise<void>[] = []
+  /** Whether the last of them is still waiting for a connection: another must not overtake it. */
+  #departing = false
   #closed = false
   #broken: LogBroken | undefined
 
@@ -178,6 +182,10 @@ export class Sequencer {
   #hurry(): void {
     if (this.#queue.length === 0) return
     this.#urgent = true
+    this.#beginSoon()
+  }
+
+  #beginSoon(): void {
     if (this.#beginning) return
     this.#beginning = true
     setImmediate(() => this.#begin())
@@ -190,17 +198,19 @@ export class Sequencer {
       const batch = this.#queue.splice(0, maxBatch)
       this.#urgent = this.#queue.length > 0
       if (!this.#urgent) this.#calm()
-      const sequenced = this.#sequence(batch, this.#underWay.at(-1)).then(() => {
-        this.#underWay.shift()
-        this.#begin()
-      })
+      const sequenced = this.#sequence(batch, this.#underWay.at(-1))
+        .catch((cause: unknown) => this.halt(new LogBroken('a batch ended in a fault of the relay', { cause })))
+        .then(() => {
+          this.#underWay.shift()
+          this.#begin()
+        })
       this.#underWay.push(sequenced)
     }
   }
 
   #mayBegin(): boolean {
     if (this.#underWay.length === 0) return true
-    if (this.#underWay.length >= mostUnderWay || this.#tip === undefined) return false
+    if (this.#underWay.length >= mostUnderWay || this.#departing || this.#tip === undefined) return false
     return this.#queue.length >= leastToFollow && !this.#queue.some(isInDoubt)
   }
 
@@ -216,18 +226,23 @@ export class Sequencer {
    */
   async #sequence(batch: readonly Waiting[], before?: Promise<void>, again = false): Promise<void> {
     const startedAt = performance.now()
-    const believed = batch.some(isInDoubt) ? undefined : this.#tip
+    const believed = again || batch.some(isInDoubt) ? undefined : this.#tip
     const sent: { proposal?: Proposal } = {}
     try {
       // Before a connection is waited for: so the next batch can go on from there.
       if (believed !== undefined) sent.proposal = this.#place(believed, allAdmitted(batch))
       this.#tip = sent.proposal?.next
+      this.#departing = true
       await this.#database.transaction(async (tx) => {
         sent.proposal ??= await this.#lock(tx, batch)
+        if (before !== undefined) followHead(tx)
         await this.#write(tx, sent.proposal)
+        this.#departing = false
+        this.#beginSoon()
       })
       await before
     } catch (error) {
+      this.#departing = false
       await before
       this.#tip = undefined
       if (believed !== undefined && headMoved(error)) return this.#sequence(batch, undefined, again)
@@ -244,8 +259,8 @@ export class Sequencer {
     this.#answer(proposal)
     if (proposal.next === undefined) return
     this.#head = proposal.next
-    // Not while a batch is under way that went on from what has failed since.
-    if (proposal.alone && this.#underWay.length === 1) this.#tip ??= proposal.next
+    // Not while a batch is under way that went on from what has failed since, nor while others of its batch are to follow.
+    if (proposal.alone && !again && this.#underWay.length === 1) this.#tip ??= proposal.next
     this.#onCheckpoint(proposal.next.checkpoint)
     this.#observer.batchCommitted(proposal.admitted.length, (performance.now() - startedAt) / 1000)
     this.#observer.treeGrew(proposal.next.edge.treeSize)
@@ -329,11 +344,14 @@ export class Sequencer {
     for (const until = performance.now() + readBackMs; performance.now() < until; await delay(100)) {
       try {
         return await this.#database.transaction(async (tx) => {
-          // A backend may still be committing what we sent. It holds the head, so this waits for it.
+          // A backend may still be committing what we sent. If it holds the head, this waits for it.
           await lockHead(tx)
           const row = await findStatement(tx, proposal.firstLeafIndex)
           // Salted, so equal entries mean the same statement: either the whole batch is there or none of it.
-          return row !== undefined && Buffer.compare(row.entry, first.entry) === 0
+          const landed = row !== undefined && Buffer.compare(row.entry, first.entry) === 0
+          // If it has not come to the head yet, its compare-and-swap must fail when it does: we say that nothing happened.
+          if (!landed) await advanceConfiguration(tx)
+          return landed
         })
       } catch {
         // Still unreachable, or restarting. Ask again: guessing could answer for a message that does not exist.

@@ -31,13 +31,20 @@ const insertLog = `
 export const insertHead = (tx: Tx, head: Omit<HeadRow, 'configuration'>): Promise<unknown> =>
   tx.query(insertLog, [head.issuer, head.origin, head.treeSize, head.rootHash, head.checkpoint])
 
-// Compares and swaps. If the head is not where we think, this divides by zero: PostgreSQL refuses that, and with it the whole
-// transaction, without our having to wait and look. What is compared stands in the new value and not in a condition: only
-// so is it compared after a batch before this one, which still holds the row, has been committed.
+// Its own statement, since each sees what was committed when it begins: what follows sees what this one waited for.
+const waitForHead = `select from log for update`
+
+/** Has the transaction wait until the batch before it, which holds the head, is committed or came to nothing. */
+export const followHead = (tx: Transaction): void => tx.send(waitForHead)
+
+// Compares and swaps. If the head is not where we think, nothing is divided by nothing: PostgreSQL refuses that, and with
+// it the whole transaction, without our having to wait and look.
 const moveHead = `
-  update log set root_hash = $5, checkpoint = $6,
-         tree_size = case when tree_size = $1 and root_hash = $2 and configuration = $3
-                          then $4 else 1 / (tree_size - tree_size) end`
+  with moved as (
+    update log set tree_size = $4, root_hash = $5, checkpoint = $6
+     where tree_size = $1 and root_hash = $2 and configuration = $3
+    returning 1)
+  select 1 / count(*) from moved`
 
 export function advanceHead(
   tx: Transaction,

@@ -24,6 +24,10 @@ export class FaultyDatabase implements Database {
   #fault: Fault | undefined
   /** How many faults happened. */
   struck = 0
+  /** Batches that were sent while another was under way. */
+  followers = 0
+  /** Transactions that were refused or lost. */
+  failed = 0
   /** Batches that have sent their statements, ever. */
   #batches = 0
   #onBatch: (() => void)[] = []
@@ -45,6 +49,15 @@ export class FaultyDatabase implements Database {
   }
 
   async transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
+    try {
+      return await this.#transaction(work)
+    } catch (error) {
+      this.failed += 1
+      throw error
+    }
+  }
+
+  async #transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     let persisted = false
     const value = await this.#real.transaction(async (tx) => {
       let lost = false
@@ -53,6 +66,7 @@ export class FaultyDatabase implements Database {
         query: (text, params) => this.#query(tx, text, params),
         send: (text, params) => {
           if (text.includes('insert into statements')) this.#countBatch()
+          if (text === 'select from log for update') this.followers += 1
           if (lost) return // nothing reaches PostgreSQL any more
           const awaited = this.#fault?.followed
           const how = this.#strikes(text)

@@ -12,7 +12,7 @@ const writes = [
   'insert into deliveries',
   'insert into tiles',
   'insert into entry_bundles',
-  'update log set root_hash',
+  'update log set tree_size',
 ]
 
 const faults: readonly (Fault & { answer: number })[] = [
@@ -103,6 +103,16 @@ describe.each(table.filter(({ keyed }) => !keyed))(
     })
   },
 )
+
+test('where much is waiting, batches follow each other without waiting for an answer, and none is refused for that', async () => {
+  expect((await relay.post(tenant, { first: true })).status).toBe(202) // the configuration has changed since the last batch
+  const { failed } = database
+  const posts = await Promise.all(Array.from({ length: 300 }, (_, n) => relay.post(tenant, { n })))
+  expect(posts.filter((post) => post.status !== 202)).toEqual([])
+  expect(database.followers).toBeGreaterThan(0)
+  expect(database.failed).toBe(failed)
+  await relay.check()
+})
 
 /** Posts, to a tenant without endpoints, until the log has `treeSize` leaves. */
 async function fill(treeSize: number): Promise<void> {
