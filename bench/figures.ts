@@ -67,6 +67,9 @@ export const figureKinds = {
   verifiesPerS: { label: 'node:crypto verifies', unit: '/s', better: 'neither' },
   rowsPerS: { label: 'rows committed', unit: '/s', better: 'neither' },
   commitMs: { label: 'time of a commit', unit: 'ms', better: 'neither' },
+  pacedCommitP50Ms: { label: 'commit of 5 rows, 200 a second, p50', unit: 'ms', better: 'neither' },
+  pacedCommitP99Ms: { label: 'commit of 5 rows, 200 a second, p99', unit: 'ms', better: 'neither' },
+  pacedCommitP999Ms: { label: 'commit of 5 rows, 200 a second, p99.9', unit: 'ms', better: 'neither' },
 } as const satisfies Record<string, FigureKind>
 
 export type FigureName = keyof typeof figureKinds

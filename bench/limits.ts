@@ -28,6 +28,7 @@ export function limitsMarkdown(median: Median): string {
   ]
   const found = median('sustained', 'relayAndPostgresUs')
   const paced = busyAt(1000, median)
+  const of = (scenario: string, figure: FigureName) => showNumber(median(scenario, figure) ?? Number.NaN)
   const leastUs = sum(least)
   const endsUs = sum(ends)
   if (leastUs === undefined || endsUs === undefined || found === undefined || paced === undefined) return ''
@@ -48,8 +49,15 @@ ${ends.map(({ part, us = 0, from }) => row(part, us, from)).join('\n')}
 So the bar of 400 µs leaves ${showNumber(400 - leastUs)} µs for everything that makes the relay what it is: strict parsing, canonical form, two
 statements with their leaves, three seals, the receipt and its verification, the queue in PostgreSQL, and the collection of all that garbage.
 It takes ${showNumber(found - leastUs)} µs: the table below says where they go, and none of its rows is large. Throughput follows from the same sum, since
-all four processes share the two cores. At 1,000 messages a second batches are small, a message costs ${showNumber(paced.us)} µs in all four,
-and the cores are ${showNumber(paced.busy * 100)} % busy: that, not the disk, is where the latency at that rate comes from.`
+all four processes share the two cores.
+
+At 1,000 messages a second batches are small, a message costs ${showNumber(paced.us)} µs in all four, and the cores are ${showNumber(paced.busy * 100)} % busy. And the disk
+stalls now and then: on an idle machine, 200 commits a second of five rows each take ${of('floor', 'pacedCommitP50Ms')} ms in the middle, ${of('floor', 'pacedCommitP99Ms')} ms at p99 and ${of('floor', 'pacedCommitP999Ms')} ms
+at p99.9, and whoever posts during such a commit waits for it. Both show in the latency at that rate.
+
+Accepting alone costs ${of('accept-only', 'relayAndPostgresUs')} µs in relay and PostgreSQL and ${of('accept-only', 'generatorUs')} µs in the generator; 6,000 a second would leave ${showNumber((cores * second) / 6000)} µs for
+all of it. Once in the sustained minute the event
+loop was late by ${of('sustained', 'stallMaxMs')} ms, in 99 % of all looks by less than ${of('sustained', 'stallP99Ms')} ms: which turn that was, a sampling profile does not tell.`
 }
 
 const second = 1e6

@@ -55,7 +55,8 @@ ${drill}`
 const describe = ({ runs, commit, machine, at, node, seconds, warmUpSeconds }: Report): string => {
   const names = [...new Set(runs.flatMap((run) => Object.keys(run)))].join(', ') || 'where each microsecond goes'
   const howMany = runs.length > 1 ? `${runs.length} runs` : '1 run'
-  const times = `${howMany}, ${seconds} s each after ${warmUpSeconds} s to warm up`
+  const unit = names === 'soak' ? 'minutes' : 's'
+  const times = `${howMany}, ${seconds} ${unit} each after ${warmUpSeconds} s to warm up`
   return `- ${names}: ${times}; commit ${commit}, ${at}, Node ${node} and the embedded PostgreSQL on ${machine}.`
 }
 
