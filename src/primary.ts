@@ -2,8 +2,9 @@
  * The primary of `--workers N`: relay processes on one machine that share its port and one database. It accepts no posts
  * itself, so there is little in it that could die.
  *
- *  - The listening socket is the primary's (node:cluster). A worker that ends takes none of the connections with it that
- *    nobody has answered yet: they go to the next, which a socket shared by SO_REUSEPORT would have reset.
+ *  - The listening socket is the primary's (node:cluster), and each worker accepts from it. One that ends takes none of the
+ *    connections with it that it has not accepted yet, which a socket shared by SO_REUSEPORT would have reset. And none is
+ *    handed over by the primary: one on its way to a worker that is killed would stay open, and nobody would ever answer.
  *  - A worker that dies is replaced, at once or, if it dies again soon, after a wait that doubles.
  *  - A rolling restart replaces one worker at a time: the new one listens before the old one is told to drain.
  *  - Without its primary a worker ends at once, as if killed: what it held falls due again for those that come next.
@@ -42,6 +43,7 @@ export class Primary {
 
   constructor(parts: PrimaryParts) {
     this.#parts = parts
+    cluster.schedulingPolicy = cluster.SCHED_NONE
     cluster.setupPrimary({ exec: worker, args: [] })
   }
 
